@@ -1,0 +1,33 @@
+"""One base class for everything a user of Feedloop can get wrong; each message names the offender and the remedy."""
+
+
+class FeedError(Exception):
+    """Base of all errors this project raises on purpose; commands print its message and exit with status 2."""
+
+
+class Unreadable(FeedError):
+    """Bytes that are not a valid message; they go to `dead-letters` with this reason."""
+
+
+class BadData(FeedError):
+    """A table of the data format with a missing, misspelt or impossible column or value."""
+
+
+class BadSetting(FeedError):
+    """An unknown or impossible setting."""
+
+
+class OtherCatalogue(FeedError):
+    """The state holds users and items of another world or log than the one being published."""
+
+
+class OtherLog(FeedError):
+    """The state was computed from a topic that is not there any more (recreated, or another broker's)."""
+
+
+class BadModel(FeedError):
+    """Weights that are corrupt, or that were trained on other features than those at hand."""
+
+
+class NoChampion(FeedError):
+    """Nothing has been trained yet, so nothing can be ranked by a model."""

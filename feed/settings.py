@@ -1,0 +1,62 @@
+"""Settings by environment variable (`FEED_...`) or `.env`; frozen, checked, unknown names refused. See docs/settings.md."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from feed.errors import BadSetting
+
+PREFIX = "FEED_"
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseSettings):
+    """Everything that differs between machines; each process reads it once, in its own `main`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", frozen=True, extra="ignore", protected_namespaces=())
+
+    kafka: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port, comma-separated")
+    redis: str = Field("redis://127.0.0.1:6379/0", description="Redis URL")
+    registry: Path = Field(Path("var/registry"), description="folder of the model registry")
+    partitions: int = Field(
+        8, ge=1, le=1000, description="partitions of interactions, users and feature-updates when they are created"
+    )
+    log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: coloured on a terminal, else JSON")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    session_seconds: float = Field(6.0, ge=1, le=300, description="Kafka group session of the stream processors")
+    future_seconds: float = Field(300.0, ge=0, description="how far ahead of the wall clock an event's time may be")
+    feed_size: int = Field(50, ge=1, le=500, description="items in a feed")
+    popular_share: Share = Field(0.05, description="share of users whose feed is the most popular items (arm `popular`)")
+    random_share: Share = Field(0.05, description="share of users whose feed is drawn at random (arm `random`)")
+    explore_every: int = Field(
+        10, ge=0, le=500, description="in the learned arm one slot of this many is drawn at random; 0: none"
+    )
+    arm_salt: str = Field("feedloop", description="changes which users are in which arm")
+    server_host: str = Field("127.0.0.1", description="address the model server listens on")
+    server_port: int = Field(8000, ge=1, le=65535)
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> "Settings":
+        if self.popular_share + self.random_share > 1:
+            raise ValueError("popular_share + random_share must not exceed 1")
+        return self
+
+
+def load() -> Settings:
+    """The settings of this process. Raises `BadSetting` naming each unknown or impossible one."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
+    if unknown := sorted(name for name in given if name.startswith(PREFIX) and name not in known):
+        raise BadSetting(f"unknown setting {', '.join(unknown)}; docs/settings.md lists them: {', '.join(sorted(known))}")
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" if e["loc"] else e["msg"]
+            for e in error.errors()
+        ]
+        raise BadSetting("impossible setting: " + "; ".join(lines)) from error

@@ -1,0 +1,126 @@
+"""The contract between processes: topics, keys, partitions, and messages as bytes (JSON, schema version 1).
+
+Every reader goes through `decode_*`, which raises `Unreadable` with a reason that names the field; the caller sends the
+bytes to `dead-letters`. Partitions follow the Java client's murmur2 of the key, so that any client which uses it sends a
+user's events to the same partition.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from feed.catalogue import Item, User
+from feed.errors import Unreadable
+from feed.events import Event
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic's name and how it is created; `partitions` 0 means: as many as `interactions` (a setting)."""
+
+    name: str
+    partitions: int = 0
+    compacted: bool = False
+
+
+INTERACTIONS = Topic("interactions")
+# as many partitions as interactions: one partition of both owns all that is known of a user (see feed.io.redis)
+USERS = Topic("users", compacted=True)
+ITEMS = Topic("items", partitions=2, compacted=True)
+FEATURE_UPDATES = Topic("feature-updates")
+DEAD_LETTERS = Topic("dead-letters", partitions=1)
+TOPICS = (INTERACTIONS, USERS, ITEMS, FEATURE_UPDATES, DEAD_LETTERS)
+
+
+class Position(Struct, frozen=True):
+    """A place in a log: everything before `offset` of this partition. The topic's id, because a recreated topic starts at 0."""
+
+    topic_id: str
+    partition: int
+    offset: int
+
+
+class FeatureUpdate(Struct, frozen=True):
+    """The users of one partition whose features changed in one batch, and the position up to which they did."""
+
+    users: tuple[str, ...]
+    position: Position
+
+
+class DeadLetter(Struct, frozen=True):
+    """Bytes that could not be used: where they came from, why, and the bytes themselves (base64 in JSON)."""
+
+    topic: str
+    position: Position
+    reason: str
+    key: bytes | None
+    value: bytes | None
+
+
+encode = msgspec.json.Encoder().encode
+
+_event = msgspec.json.Decoder(Event)
+_item = msgspec.json.Decoder(Item)
+_user = msgspec.json.Decoder(User)
+_update = msgspec.json.Decoder(FeatureUpdate)
+_letter = msgspec.json.Decoder(DeadLetter)
+
+
+def decode_event(value: bytes | None) -> Event:
+    """The event in `value`. Raises `Unreadable`."""
+    return _decode(_event, value, "event")  # type: ignore[no-any-return]
+
+
+def decode_item(value: bytes | None) -> Item:
+    """The item in `value`. Raises `Unreadable`."""
+    return _decode(_item, value, "item")  # type: ignore[no-any-return]
+
+
+def decode_user(value: bytes | None) -> User:
+    """The user in `value`. Raises `Unreadable`."""
+    return _decode(_user, value, "user")  # type: ignore[no-any-return]
+
+
+def decode_update(value: bytes | None) -> FeatureUpdate:
+    """The feature update in `value`. Raises `Unreadable`."""
+    return _decode(_update, value, "feature update")  # type: ignore[no-any-return]
+
+
+def decode_letter(value: bytes | None) -> DeadLetter:
+    """The dead letter in `value`. Raises `Unreadable`."""
+    return _decode(_letter, value, "dead letter")  # type: ignore[no-any-return]
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], value: bytes | None, what: str) -> Any:
+    if value is None:
+        raise Unreadable(f"no {what}: the record has no value")
+    try:
+        return decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is a DecodeError
+        raise Unreadable(f"not a valid {what} (schema version 1, docs/event-schema.md): {error}") from error
+
+
+@lru_cache(maxsize=200_000)
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of `key` among `partitions`, as the Java client's default partitioner chooses it.
+
+    Reference: org.apache.kafka.common.utils.Utils.murmur2 (MurmurHash2, seed 0x9747b28c), then made positive.
+    """
+    return (_murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+def _murmur2(data: bytes) -> int:
+    mask, m = 0xFFFFFFFF, 0x5BD1E995
+    h = 0x9747B28C ^ len(data)
+    whole = len(data) & ~3
+    for i in range(0, whole, 4):
+        k = int.from_bytes(data[i : i + 4], "little") * m & mask
+        k = (k ^ (k >> 24)) * m & mask
+        h = (h * m & mask) ^ k
+    if rest := data[whole:]:
+        h = (h ^ int.from_bytes(rest, "little")) * m & mask
+    h = (h ^ (h >> 13)) * m & mask
+    return h ^ (h >> 15)
