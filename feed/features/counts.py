@@ -1,0 +1,78 @@
+"""Item counts as integers in time buckets, which any number of writers may increment, and their decayed sums.
+
+Field names in `item:{id}`: `click` is the total, `click:1h:489234` the clicks in the 489,234th hour since 1970. One
+resolution serves one half-life h: value(now) = sum over buckets of n * 2^(-(now - middle of the bucket) / h). Buckets older
+than eight half-lives weigh less than 1/256 and are dropped when the hash is trimmed.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from feed.events import KINDS, Event, Impression, kind
+
+KIND_INDEX = {name: i for i, name in enumerate(KINDS)}
+HALF_LIVES_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Buckets of `seconds`, read with `half_life` (seconds)."""
+
+    name: str
+    seconds: int
+    half_life: float
+
+    def middle(self, bucket: int) -> float:
+        """The bucket's middle, seconds since 1970."""
+        return (bucket + 0.5) * self.seconds
+
+
+RESOLUTIONS = (
+    Resolution("5m", 300, 3600.0),
+    Resolution("1h", 3600, 86400.0),
+    Resolution("1d", 86400, 7 * 86400.0),
+)
+HALF_LIVES = np.array([r.half_life for r in RESOLUTIONS])
+BY_NAME = {r.name: i for i, r in enumerate(RESOLUTIONS)}
+
+
+def shown_or_engaged(event: Event) -> Iterable[str]:
+    """The items whose counts the event raises."""
+    return [shown.item_id for shown in event.items] if isinstance(event, Impression) else [event.item_id]
+
+
+def fields(event: Event) -> list[str]:
+    """The hash fields that the event raises by one in each of its items."""
+    name = kind(event)
+    return [name, *(f"{name}:{r.name}:{int(event.at // r.seconds)}" for r in RESOLUTIONS)]
+
+
+def oldest_kept(now: float) -> list[int]:
+    """For each resolution the oldest bucket that is kept at `now`."""
+    return [int((now - HALF_LIVES_KEPT * r.half_life) // r.seconds) for r in RESOLUTIONS]
+
+
+def decayed(counts: Mapping[str, int], now: float) -> np.ndarray:
+    """float64 (kinds, half-lives): the decayed sums of one item's hash fields at `now`; fields of other names are ignored."""
+    sums = np.zeros((len(KINDS), len(RESOLUTIONS)))
+    for field, n in counts.items():
+        name, _, bucket = field.partition(":")
+        if not bucket or name not in KIND_INDEX:
+            continue
+        resolution, _, number = bucket.partition(":")
+        r = BY_NAME[resolution]
+        sums[KIND_INDEX[name], r] += n * 2.0 ** (-(now - RESOLUTIONS[r].middle(int(number))) / RESOLUTIONS[r].half_life)
+    return sums
+
+
+def add(sums: np.ndarray, since: float, event: Event) -> float:
+    """Fold one event into one item's decayed sums (kinds, half-lives) of time `since`, in place; returns their new time."""
+    at = max(since, event.at)
+    sums *= 2.0 ** (-(at - since) / HALF_LIVES)
+    k = KIND_INDEX[kind(event)]
+    for r, resolution in enumerate(RESOLUTIONS):
+        middle = resolution.middle(int(event.at // resolution.seconds))
+        sums[k, r] += 2.0 ** (-(at - middle) / resolution.half_life)
+    return at

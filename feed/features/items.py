@@ -1,0 +1,167 @@
+"""The catalogue as columns in memory: one row an item, with its content, codes and decayed counts."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from feed.catalogue import Item
+from feed.events import KINDS, POSITIVES, Event
+from feed.features import counts
+
+NUMERIC = (
+    "age_hours", "engagement_1h", "engagement_1d", "engagement_7d", "shown_1d", "click_rate", "like_rate", "hide_rate",
+    "creator_engagement_7d",
+)  # fmt: skip
+POSITIVE_KINDS = [i for i, name in enumerate(KINDS) if name in POSITIVES]
+PRIOR = 20.0  # pseudo-observations behind the smoothed rates
+
+
+class ItemTable:
+    """Item columns; rows keep their place for the table's life, new items are appended.
+
+    `created` float64 (n,) seconds since 1970, -inf where unknown; `category` and `creator` int64 (n,) codes, 0 = none;
+    `known` bool (n,): False for a row that was only counted, never described by the catalogue.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.by_id: dict[str, Item] = {}
+        self.categories: list[str | None] = [None]
+        self.content_version = 0  # grows with every upsert
+        self._row: dict[str, int] = {}
+        self._creators: dict[str, int] = {}
+        self._category_codes: dict[str, int] = {}
+        self._size(16)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _size(self, capacity: int) -> None:
+        n = len(self.ids)
+        for name, fill, shape, dtype in (
+            ("_created", -np.inf, (), np.float64),
+            ("_category", 0, (), np.int64),
+            ("_creator", 0, (), np.int64),
+            ("_known", False, (), np.bool_),
+            ("_sums", 0.0, (len(KINDS), len(counts.RESOLUTIONS)), np.float64),
+            ("_since", 0.0, (), np.float64),
+        ):
+            column = np.full((capacity, *shape), fill, dtype)
+            if n:
+                column[:n] = getattr(self, name)[:n]
+            setattr(self, name, column)
+
+    _created: np.ndarray
+    _category: np.ndarray
+    _creator: np.ndarray
+    _known: np.ndarray
+    _sums: np.ndarray
+    _since: np.ndarray
+
+    @property
+    def created(self) -> np.ndarray:
+        """float64 (n,), seconds since 1970; -inf where unknown."""
+        return self._created[: len(self)]
+
+    @property
+    def category(self) -> np.ndarray:
+        """int64 (n,): index into `categories`; 0 = none."""
+        return self._category[: len(self)]
+
+    @property
+    def creator(self) -> np.ndarray:
+        """int64 (n,): a number a creator; 0 = none."""
+        return self._creator[: len(self)]
+
+    @property
+    def known(self) -> np.ndarray:
+        """bool (n,): described by the catalogue."""
+        return self._known[: len(self)]
+
+    def row(self, item_id: str) -> int | None:
+        """The item's row, or None."""
+        return self._row.get(item_id)
+
+    def item(self, row: int) -> Item:
+        """The item in this row; one that was only counted has nothing but its id."""
+        item_id = self.ids[row]
+        return self.by_id.get(item_id) or Item(item_id=item_id)
+
+    def _row_for(self, item_id: str) -> int:
+        row = self._row.get(item_id)
+        if row is None:
+            row = self._row[item_id] = len(self.ids)
+            if row == len(self._created):
+                self._size(2 * row)
+            self.ids.append(item_id)
+        return row
+
+    def upsert(self, item: Item) -> int:
+        """Add the item or replace its content; its counts stay. Returns its row."""
+        row = self._row_for(item.item_id)
+        self.by_id[item.item_id] = item
+        self._created[row] = -np.inf if item.created is None else item.created
+        self._category[row] = 0
+        if item.category is not None:
+            code = self._category_codes.setdefault(item.category, len(self._category_codes) + 1)
+            if code == len(self.categories):
+                self.categories.append(item.category)
+            self._category[row] = code
+        self._creator[row] = 0
+        if item.creator_id is not None:
+            self._creator[row] = self._creators.setdefault(item.creator_id, len(self._creators) + 1)
+        self._known[row] = True
+        self.content_version += 1
+        return row
+
+    def set_counts(self, item_id: str, fields: Mapping[str, int], now: float) -> int:
+        """Replace the item's counts by those of its hash in Redis, decayed to `now`. Returns its row."""
+        row = self._row_for(item_id)
+        self._sums[row] = counts.decayed(fields, now)
+        self._since[row] = now
+        return row
+
+    def add(self, event: Event) -> None:
+        """Count one event in each of its items, known or not."""
+        for item_id in counts.shown_or_engaged(event):
+            row = self._row_for(item_id)
+            self._since[row] = counts.add(self._sums[row], float(self._since[row]), event)
+
+    def sums(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
+        """float64 (rows, kinds, half-lives): decayed counts at `now`."""
+        index = np.arange(len(self)) if rows is None else rows
+        return np.asarray(self._sums[index] * np.exp2((self._since[index] - now)[:, None, None] / counts.HALF_LIVES))
+
+    def popularity(self, now: float) -> np.ndarray:
+        """float64 (n,): clicks, likes, shares and comments, decayed with a half-life of one day."""
+        return np.asarray(self.sums(now)[:, POSITIVE_KINDS, 1].sum(axis=1))
+
+    def numeric(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
+        """float64 (rows, len(NUMERIC)): raw values at `now`.
+
+        Rates are (n + PRIOR * mean rate) / (observations + PRIOR), over a half-life of 7 days, where the mean is that of the
+        whole catalogue; age is -1 where the creation time is unknown.
+        """
+        index = np.arange(len(self)) if rows is None else rows
+        n = len(self)
+        week = self._sums[:n, :, 2] * np.exp2((self._since[:n] - now) / counts.HALF_LIVES[2])[:, None]
+        positives = week[:, POSITIVE_KINDS].sum(axis=1)
+        shown, viewed = week[:, counts.KIND_INDEX["impression"]], week[:, counts.KIND_INDEX["view"]]
+        sums = self.sums(now, index)
+        engagement = sums[:, POSITIVE_KINDS].sum(axis=1)
+        age = np.where(np.isfinite(self._created[index]), np.maximum(now - self._created[index], 0) / 3600, -1.0)
+        of_creator = np.bincount(self.creator, positives, minlength=1) / np.maximum(np.bincount(self.creator, minlength=1), 1)
+        of_creator[0] = 0.0
+        columns = [
+            age, engagement[:, 0], engagement[:, 1], engagement[:, 2], sums[:, counts.KIND_INDEX["impression"], 1],
+            _rate(week[:, counts.KIND_INDEX["click"]], shown, index),
+            _rate(week[:, counts.KIND_INDEX["like"]], viewed, index),
+            _rate(week[:, counts.KIND_INDEX["hide"]], viewed, index),
+            of_creator[self.creator[index]],
+        ]  # fmt: skip
+        return np.stack(columns, axis=1)
+
+
+def _rate(n: np.ndarray, observations: np.ndarray, index: np.ndarray) -> np.ndarray:
+    mean = n.sum() / max(observations.sum(), 1.0)
+    return np.asarray((n[index] + PRIOR * mean) / (observations[index] + PRIOR))

@@ -1,0 +1,253 @@
+"""From states to model inputs: vocabularies and scales, fitted once, stored with the weights, identified by a fingerprint.
+
+Raw numbers pass through sign(x) log(1 + |x|) and are standardised; tokens become rows of a vocabulary, where row 0 stands for
+everything unknown; bags keep weights beside their rows. Users and items share the vocabularies of categories, creators, tags
+and items, so that an affinity and what it is an affinity to meet in one embedding table.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from feed.errors import BadModel
+from feed.features import items as item_features
+from feed.features import user as user_features
+from feed.features.inputs import Inputs, InputSpec
+from feed.features.items import ItemTable
+from feed.features.user import UserState
+
+FORMAT = 1  # raise when the meaning of any feature changes: old weights are then refused
+VOCABULARY_BOUND = 50_000
+ITEM_EVIDENCE = 5  # positives an item needs before it has a row of its own
+PROFILE = ("platform", "country", "age_group", "gender")
+BAGS = (("categories", "category", 16), ("creators", "creator", 16), ("tags", "tag", 24), ("recent", "item", 50))
+TAGS_OF_ITEM = 8
+HOUR_ANGLE = 2 * np.pi / 24
+
+
+class _Definition(Struct, frozen=True):
+    """What is stored: everything that decides how a state becomes numbers."""
+
+    format: int
+    vocabularies: dict[str, tuple[str, ...]]
+    user_numeric: tuple[str, ...]
+    user_categorical: tuple[tuple[str, str], ...]
+    item_numeric: tuple[str, ...]
+    item_categorical: tuple[tuple[str, str], ...]
+    user_mean: tuple[float, ...] = ()
+    user_scale: tuple[float, ...] = ()
+    item_mean: tuple[float, ...] = ()
+    item_scale: tuple[float, ...] = ()
+
+
+class FeatureSpace:
+    """How states become `Inputs`.
+
+    `user_spec`, `item_spec` name the columns; `sizes` gives each vocabulary's number of rows, row 0 (unknown) included;
+    `fingerprint` is the sha256 of the definition: weights fit one fingerprint only.
+    """
+
+    def __init__(self, definition: _Definition) -> None:
+        if definition.format != FORMAT:
+            raise BadModel(f"features of format {definition.format}, this code has format {FORMAT}: bootstrap again")
+        self._definition = definition
+        self.fingerprint = hashlib.sha256(self.to_json()).hexdigest()
+        self._index = {
+            name: {token: i for i, token in enumerate(tokens, 1)} for name, tokens in definition.vocabularies.items()
+        }
+        self.sizes = {name: len(tokens) + 1 for name, tokens in definition.vocabularies.items()}
+        self.user_spec = InputSpec(
+            definition.user_numeric, definition.user_categorical, tuple((name, vocabulary) for name, vocabulary, _ in BAGS)
+        )
+        self.item_spec = InputSpec(definition.item_numeric, definition.item_categorical, (("tags", "tag"),))
+        self._static: WeakKeyDictionary[ItemTable, tuple[int, int, Inputs]] = WeakKeyDictionary()
+
+    @classmethod
+    def fit(cls, users: Sequence[UserState], table: ItemTable, now: float, item_positives: Mapping[str, int]) -> Self:
+        """Vocabularies and scales from these users and items as of `now`; `item_positives`: positives by item id."""
+        items = [table.by_id[item_id] for item_id in table.ids if item_id in table.by_id]
+        user_attributes = _attributes([state["profile"] for state in users], PROFILE)
+        item_attributes = _attributes([item.attributes for item in items], ())
+        vocabularies = {
+            "category": _vocabulary(item.category for item in items),
+            "creator": _vocabulary(item.creator_id for item in items),
+            "tag": _vocabulary(tag for item in items for tag in item.tags),
+            "item": _vocabulary(i for i, n in sorted(item_positives.items()) for _ in range(n) if n >= ITEM_EVIDENCE),
+            "device": _vocabulary(state["context"].get("device") for state in users),
+        }
+        for name in (*PROFILE, *user_attributes[0]):
+            vocabularies[f"user.{name}"] = _vocabulary(_token(state["profile"].get(name)) for state in users)
+        for name in item_attributes[0]:
+            vocabularies[f"item.{name}"] = _vocabulary(_token(item.attributes.get(name)) for item in items)
+        definition = _Definition(
+            FORMAT,
+            vocabularies,
+            (*user_features.NUMERIC, "hour_sin", "hour_cos", *user_attributes[1]),
+            (*((name, f"user.{name}") for name in (*PROFILE, *user_attributes[0])), ("device", "device")),
+            (*item_features.NUMERIC, *item_attributes[1]),
+            (
+                ("category", "category"), ("creator", "creator"), ("item", "item"),
+                *((name, f"item.{name}") for name in item_attributes[0]),
+            ),
+        )  # fmt: skip
+        raw = cls(definition)
+        user_mean, user_scale = _scale(raw.user_inputs(users, now).numeric)
+        item_mean, item_scale = _scale(raw.item_inputs(table, None, now).numeric)
+        return cls(
+            msgspec.structs.replace(
+                definition, user_mean=user_mean, user_scale=user_scale, item_mean=item_mean, item_scale=item_scale
+            )
+        )
+
+    def to_json(self) -> bytes:
+        """The definition as JSON; equal definitions give equal bytes."""
+        return msgspec.json.encode(self._definition)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Raises `BadModel` when the bytes are not a definition of this format."""
+        try:
+            return cls(msgspec.json.decode(data, type=_Definition))
+        except msgspec.DecodeError as error:
+            raise BadModel(f"not a feature definition: {error}; bootstrap again") from error
+
+    def user_inputs(self, states: Sequence[UserState], now: float) -> Inputs:
+        """Inputs of these users as of `now` (seconds since 1970)."""
+        definition = self._definition
+        n = len(states)
+        extra = definition.user_numeric[len(user_features.NUMERIC) + 2 :]
+        rows = [
+            [
+                *user_features.numeric_values(state, now),
+                *_hour(state["context"].get("hour")),
+                *(_number(state["profile"].get(name)) for name in extra),
+            ]
+            for state in states
+        ]
+        numeric = np.array(rows, np.float64).reshape(n, len(definition.user_numeric))
+        categorical = np.array(
+            [
+                [
+                    self._index[vocabulary].get(
+                        _token((state["context"] if name == "device" else state["profile"]).get(name)) or "", 0
+                    )
+                    for name, vocabulary in definition.user_categorical
+                ]
+                for state in states
+            ],
+            np.int64,
+        ).reshape(n, len(definition.user_categorical))
+        bag_ids, bag_weights = {}, {}
+        features = {feature.name: feature for feature in user_features.USER_FEATURES}
+        for name, vocabulary, length in BAGS:
+            feature = features[name]
+            weighted = [feature.weights(state[name], now)[:length] for state in states]
+            bag_ids[name], bag_weights[name] = _bag(weighted, self._index[vocabulary], length)
+        return Inputs(_standardised(numeric, definition.user_mean, definition.user_scale), categorical, bag_ids, bag_weights)
+
+    def item_inputs(self, table: ItemTable, rows: np.ndarray | None, now: float) -> Inputs:
+        """Inputs of the items in these rows (None: all) as of `now`."""
+        static = self._content(table)
+        if rows is not None:
+            static = static.take(rows)
+        numeric = np.concatenate([table.numeric(now, rows), static.numeric], axis=1)
+        definition = self._definition
+        return Inputs(
+            _standardised(numeric, definition.item_mean, definition.item_scale),
+            static.categorical, static.bag_ids, static.bag_weights,
+        )  # fmt: skip
+
+    def _content(self, table: ItemTable) -> Inputs:
+        """What does not change between two upserts, kept per table; `numeric` holds the attributes only."""
+        cached = self._static.get(table)
+        if cached is not None and cached[:2] == (table.content_version, len(table)):
+            return cached[2]
+        definition = self._definition
+        extra = definition.item_numeric[len(item_features.NUMERIC) :]
+        content = [table.item(row) for row in range(len(table))]
+        numeric = np.array([[_number(item.attributes.get(name)) for name in extra] for item in content], np.float64)
+        own = {"category": "category", "creator": "creator_id", "item": "item_id"}
+        categorical = [
+            [
+                self._index[vocabulary].get(
+                    _token(getattr(item, own[name]) if name in own else item.attributes.get(name)) or "", 0
+                )
+                for name, vocabulary in definition.item_categorical
+            ]
+            for item in content
+        ]
+        tags = [[(tag, 1.0 / len(item.tags) ** 0.5) for tag in item.tags[:TAGS_OF_ITEM]] for item in content]
+        ids, weights = _bag(tags, self._index["tag"], TAGS_OF_ITEM)
+        inputs = Inputs(
+            numeric.reshape(len(content), len(extra)),
+            np.array(categorical, np.int64).reshape(len(content), len(definition.item_categorical)),
+            {"tags": ids}, {"tags": weights},
+        )  # fmt: skip
+        self._static[table] = (table.content_version, len(table), inputs)
+        return inputs
+
+
+def _attributes(profiles: Sequence[Mapping[str, Any]], named: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Further columns: (categorical ones, numeric ones), by name; a column with any text or whole number is categorical."""
+    categorical: set[str] = set()
+    numeric: set[str] = set()
+    for profile in profiles:
+        for name, value in profile.items():
+            if name not in named:
+                (numeric if isinstance(value, float) else categorical).add(name)
+    return tuple(sorted(categorical)), tuple(sorted(numeric - categorical))
+
+
+def _vocabulary(tokens: Iterable[str | None]) -> tuple[str, ...]:
+    counted = Counter(token for token in tokens if token is not None)
+    kept = sorted(counted, key=lambda token: (-counted[token], token))[:VOCABULARY_BOUND]
+    return tuple(sorted(kept))
+
+
+def _token(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _hour(hour: int | None) -> tuple[float, float]:
+    return (0.0, 0.0) if hour is None else (float(np.sin(hour * HOUR_ANGLE)), float(np.cos(hour * HOUR_ANGLE)))
+
+
+def _bag(
+    weighted: Sequence[Sequence[tuple[str, float]]], index: Mapping[str, int], length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, weights), each (n, length); tokens outside the vocabulary are left out."""
+    ids, weights = np.zeros((len(weighted), length), np.int64), np.zeros((len(weighted), length), np.float32)
+    for row, pairs in enumerate(weighted):
+        known = [(index[token], weight) for token, weight in pairs if token in index]
+        if known:
+            ids[row, : len(known)], weights[row, : len(known)] = zip(*known, strict=True)
+    return ids, weights
+
+
+def _squashed(numeric: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sign(numeric) * np.log1p(np.abs(numeric)))
+
+
+def _scale(numeric: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if not len(numeric):
+        return (0.0,) * numeric.shape[1], (1.0,) * numeric.shape[1]
+    spread = numeric.std(axis=0)
+    return tuple(numeric.mean(axis=0).tolist()), tuple(np.where(spread > 1e-6, spread, 1.0).tolist())
+
+
+def _standardised(numeric: np.ndarray, mean: Sequence[float], scale: Sequence[float]) -> np.ndarray:
+    """float32; clipped at five standard deviations, so that no single value can dominate; unscaled while fitting."""
+    values = _squashed(numeric)
+    if mean:
+        values = np.clip((values - np.array(mean)) / np.array(scale), -5, 5)
+    return values.astype(np.float32)

@@ -1,0 +1,251 @@
+"""The one list of user features: each is one object with both halves, event -> state and state -> value.
+
+A user's state is one JSON value, `{"user_id": ..., feature name: that feature's own part, ...}`. Values are raw and
+readable (counts, shares, hours); `feed.features.space` turns them into model inputs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
+
+from feed.catalogue import Item, User
+from feed.events import ENGAGEMENTS, POSITIVES, Engagement, Event, View, kind
+
+UserState = dict[str, Any]
+
+SEEN = 1000  # consumed items remembered: "unique items" is exact, and nothing is shown again, up to here
+RECENT = 50
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+class UserFeature(ABC):
+    """What is known of a user in one respect. `update` must depend on nothing but its arguments."""
+
+    name: ClassVar[str]
+    values: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def start(self) -> Any:
+        """This feature's part of a new user's state (JSON)."""
+
+    @abstractmethod
+    def update(self, part: Any, event: Event, items: Mapping[str, Item]) -> Any:
+        """The part after `event`; `items` are the known items by id."""
+
+    def numeric(self, part: Any, now: float) -> Sequence[float]:
+        """The values named in `values`, as of `now` (seconds since 1970)."""
+        return ()
+
+    def weights(self, part: Any, now: float) -> Sequence[tuple[str, float]]:
+        """Weighted tokens (items, categories, ...), strongest first, for features that are bags."""
+        return ()
+
+
+class Counts(UserFeature):
+    """Events by kind: total interactions (engagements) and the share of each kind among them."""
+
+    name = "events"
+    values = ("total_interactions", "requests", *(f"{k}_rate" for k in ENGAGEMENTS))
+
+    def start(self) -> dict[str, int]:
+        """No events."""
+        return {}
+
+    def update(self, part: dict[str, int], event: Event, items: Mapping[str, Item]) -> dict[str, int]:
+        """One more of this kind."""
+        part[kind(event)] = part.get(kind(event), 0) + 1
+        return part
+
+    def numeric(self, part: dict[str, int], now: float) -> Sequence[float]:
+        """Total of engagements, number of requests, n_kind / total for each kind (0 without any)."""
+        counts = [part.get(k, 0) for k in ENGAGEMENTS]
+        total = sum(counts)
+        return (total, part.get("impression", 0), *(n / total if total else 0.0 for n in counts))
+
+
+class Dwell(UserFeature):
+    """Average dwell of the views that carry one, seconds."""
+
+    name = "dwell"
+    values = ("average_dwell_seconds",)
+
+    def start(self) -> dict[str, int]:
+        """Nothing viewed."""
+        return {"views": 0, "ms": 0}
+
+    def update(self, part: dict[str, int], event: Event, items: Mapping[str, Item]) -> dict[str, int]:
+        """Integers, so that any grouping of events sums to the same."""
+        if isinstance(event, View) and event.dwell_ms is not None:
+            part["views"] += 1
+            part["ms"] += event.dwell_ms
+        return part
+
+    def numeric(self, part: dict[str, int], now: float) -> Sequence[float]:
+        """ms / views / 1000."""
+        return (part["ms"] / part["views"] / 1000 if part["views"] else 0.0,)
+
+
+class Seen(UserFeature):
+    """The last `SEEN` distinct items consumed (viewed, clicked, liked, shared, commented, hidden), oldest first."""
+
+    name = "seen"
+    values = ("unique_items",)
+
+    def start(self) -> list[str]:
+        """Nothing consumed."""
+        return []
+
+    def update(self, part: list[str], event: Event, items: Mapping[str, Item]) -> list[str]:
+        """Remember an item engaged with for the first time."""
+        if isinstance(event, Engagement) and event.item_id not in part:
+            part.append(event.item_id)
+            del part[:-SEEN]
+        return part
+
+    def numeric(self, part: list[str], now: float) -> Sequence[float]:
+        """How many; exact up to `SEEN`."""
+        return (len(part),)
+
+
+class Recent(UserFeature):
+    """The last `RECENT` items clicked, liked, shared or commented on, oldest first; weighted 0.9^k at k steps back."""
+
+    name = "recent"
+
+    def start(self) -> list[str]:
+        """No positives."""
+        return []
+
+    def update(self, part: list[str], event: Event, items: Mapping[str, Item]) -> list[str]:
+        """A positive moves its item to the end."""
+        if isinstance(event, Engagement) and kind(event) in POSITIVES:
+            if event.item_id in part:
+                part.remove(event.item_id)
+            part.append(event.item_id)
+            del part[:-RECENT]
+        return part
+
+    def weights(self, part: list[str], now: float) -> Sequence[tuple[str, float]]:
+        """Sum 0.9^k e(item) / sqrt(sum 0.9^k), as weights."""
+        decay = [0.9**k for k in range(len(part))]
+        norm = sum(decay) ** 0.5
+        return [(item, w / norm) for item, w in zip(reversed(part), decay, strict=True)]
+
+
+class Affinity(UserFeature):
+    """Decayed affinities to an attribute of the items: {token: [weight, time of that weight]}.
+
+    weight = sum over engagements of EVIDENCE[kind] * 2^(-age / HALF_LIFE); at most `bound` tokens, the weakest goes first.
+    """
+
+    EVIDENCE: ClassVar[dict[str, float]] = {"view": 0.1, "click": 1.0, "like": 2.0, "share": 3.0, "comment": 2.0, "hide": -3.0}
+    HALF_LIFE = 14 * DAY
+
+    def __init__(self, name: str, bound: int) -> None:
+        self.name, self.bound = name, bound  # type: ignore[misc]  # one class, three instances
+
+    def start(self) -> dict[str, list[float]]:
+        """No evidence."""
+        return {}
+
+    def update(self, part: dict[str, list[float]], event: Event, items: Mapping[str, Item]) -> dict[str, list[float]]:
+        """Add the event's evidence to each of the item's tokens; an unknown item has none."""
+        item = items.get(event.item_id) if isinstance(event, Engagement) else None
+        if item is None:
+            return part
+        for token in self._tokens(item):
+            weight, since = part.get(token, (0.0, event.at))
+            at = max(since, event.at)
+            added = self.EVIDENCE[kind(event)] * self._decay(at - event.at)
+            part[token] = [round(weight * self._decay(at - since) + added, 6), round(at, 3)]
+        if len(part) > self.bound:
+            weights = {token: abs(w) * self._decay(event.at - t) for token, (w, t) in part.items()}
+            for token in sorted(weights, key=lambda token: (weights[token], token))[: len(part) - self.bound]:
+                del part[token]
+        return part
+
+    def weights(self, part: dict[str, list[float]], now: float) -> Sequence[tuple[str, float]]:
+        """weight / (2 + sum of |weights|): a direction that grows longer with evidence, up to 1."""
+        decayed = [(token, w * self._decay(now - t)) for token, (w, t) in part.items()]
+        scale = 2.0 + sum(abs(w) for _, w in decayed)
+        return sorted(((token, w / scale) for token, w in decayed), key=lambda pair: (-abs(pair[1]), pair[0]))
+
+    def _tokens(self, item: Item) -> Collection[str]:
+        if self.name == "tags":
+            return item.tags
+        token = item.category if self.name == "categories" else item.creator_id
+        return () if token is None else (token,)
+
+    def _decay(self, age: float) -> float:
+        return float(2.0 ** (-max(age, 0.0) / self.HALF_LIFE))
+
+
+class Last(UserFeature):
+    """Time of the newest event, seconds since 1970; hours since then (-1 if there was none)."""
+
+    name = "last"
+    values = ("hours_since_last_event",)
+
+    def start(self) -> None:
+        """Never."""
+        return
+
+    def update(self, part: float | None, event: Event, items: Mapping[str, Item]) -> float:
+        """Late events do not turn it back."""
+        return event.at if part is None else max(part, event.at)
+
+    def numeric(self, part: float | None, now: float) -> Sequence[float]:
+        """Hours."""
+        return (-1.0 if part is None else max(now - part, 0.0) / HOUR,)
+
+
+class LastContext(UserFeature):
+    """Device, country and hour of the newest event that carried them."""
+
+    name = "context"
+
+    def start(self) -> dict[str, Any]:
+        """Unknown."""
+        return {}
+
+    def update(self, part: dict[str, Any], event: Event, items: Mapping[str, Item]) -> dict[str, Any]:
+        """Each field by itself: an event without a device does not erase the known one."""
+        context = event.context
+        for field in ("device", "country", "hour"):
+            if (value := getattr(context, field)) is not None:
+                part[field] = value
+        return part
+
+
+AFFINITIES = (Affinity("categories", 24), Affinity("creators", 24), Affinity("tags", 32))
+USER_FEATURES: tuple[UserFeature, ...] = (Counts(), Dwell(), Last(), LastContext(), *AFFINITIES, Recent(), Seen())
+NUMERIC = tuple(name for feature in USER_FEATURES for name in feature.values)
+
+
+def new_user(user_id: str) -> UserState:
+    """The state of a user of whom nothing is known."""
+    return {"user_id": user_id, "profile": {}, **{feature.name: feature.start() for feature in USER_FEATURES}}
+
+
+def update_user(state: UserState, event: Event, items: Mapping[str, Item]) -> None:
+    """Fold one event of this user into `state`, in place."""
+    for feature in USER_FEATURES:
+        state[feature.name] = feature.update(state[feature.name], event, items)
+
+
+def update_profile(state: UserState, user: User) -> None:
+    """Take over what is known of the user at creation, in place."""
+    known = {name: getattr(user, name) for name in ("platform", "country", "age_group", "gender")}
+    state["profile"] = {name: value for name, value in known.items() if value is not None} | user.attributes
+
+
+def numeric_values(state: UserState, now: float) -> list[float]:
+    """The numeric values, in the order of `NUMERIC`."""
+    return [value for feature in USER_FEATURES for value in feature.numeric(state[feature.name], now)]
+
+
+def consumed(state: UserState) -> Collection[str]:
+    """The items this user has viewed, clicked, liked, shared, commented on or hidden, as far back as is remembered."""
+    seen: list[str] = state["seen"]
+    return seen
