@@ -1,5 +1,8 @@
 """One base class for everything a user of Feedloop can get wrong; each message names the offender and the remedy."""
 
+import sys
+from collections.abc import Callable
+
 
 class FeedError(Exception):
     """Base of all errors this project raises on purpose; commands print its message and exit with status 2."""
@@ -31,3 +34,12 @@ class BadModel(FeedError):
 
 class NoChampion(FeedError):
     """Nothing has been trained yet, so nothing can be ranked by a model."""
+
+
+def run(command: Callable[[], None]) -> None:
+    """Run a process's `main`: a `FeedError` ends it with its message and status 2, not with a stack trace."""
+    try:
+        command()
+    except FeedError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
         10, ge=0, le=500, description="in the learned arm one slot of this many is drawn at random; 0: none"
     )
     arm_salt: str = Field("feedloop", description="changes which users are in which arm")
+    seed_data: str = Field(
+        "simulated", description="what `seed` fills an empty system with: `simulated`, `none`, or a folder in the data format"
+    )
     server_host: str = Field("127.0.0.1", description="address the model server listens on")
     server_port: int = Field(8000, ge=1, le=65535)
 

@@ -1,0 +1,268 @@
+"""What Redis holds, and the one script that changes it: key names live here (feeds: `feed.io.feeds`).
+
+    user:{id}                       JSON: that user's features
+    item:{id}                       hash: `content` (JSON) and integer counts (see feed.features.counts)
+    items:changed                   sorted set: item ids by the number of their last change
+    clock                           newest event time, seconds since 1970
+    position:{topic id}:{partition} next offset to apply
+    outbox:{topic id}:{partition}   stream: messages that applied batches caused and that are not yet known to be sent
+    topics, catalogue               JSON: the topics, and the world or log, that this state was computed from
+
+A batch is applied by compare-and-set on positions: its own, and that of the other topic that changes the same users
+(`interactions` and `users` share partitions). So of two workers that believe to own a partition only one can write, and
+nothing is applied twice. Item counts are increments, because all partitions share the items.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import redis
+import stamina
+import structlog
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, ReadOnlyError, TimeoutError
+from redis.retry import Retry
+
+from feed.catalogue import Item
+from feed.errors import BadSetting, OtherCatalogue, OtherLog
+from feed.features import ItemTable, UserState
+from feed.features.counts import oldest_kept
+from feed.wire import Position
+
+log = structlog.get_logger()
+
+# Redis is away, is loading its file, or has restarted and forgotten the script
+TRANSIENT = (ConnectionError, TimeoutError, BusyLoadingError, NoScriptError, ReadOnlyError, OSError)
+UNCATALOGUED_SECONDS = 7 * 86400  # counts of an item that no catalogue describes are kept this long after the last event
+TRIM_FIELDS = 600  # item hashes above this many fields lose their expired buckets, at most once per hour of event time
+
+_APPLY = """
+-- KEYS: own position, other position, outbox, clock, changed, stamp, then user keys, then item keys
+-- ARGV: expected own, expected other, new own, newest event time, number of users, number of items, TTL, trim limit, hour,
+--       oldest bucket kept of 5m, 1h, 1d, then user values, then per item: id, content or '', 'field=n;field=n',
+--       then per message: topic, partition, key, value
+local own, other = redis.call('GET', KEYS[1]) or '0', redis.call('GET', KEYS[2]) or '0'
+if own ~= ARGV[1] or other ~= ARGV[2] then return {0, own, other} end
+local users, items = tonumber(ARGV[5]), tonumber(ARGV[6])
+for i = 1, users do redis.call('SET', KEYS[6 + i], ARGV[12 + i]) end
+local oldest = {['5m'] = tonumber(ARGV[10]), ['1h'] = tonumber(ARGV[11]), ['1d'] = tonumber(ARGV[12])}
+local arg = 12 + users
+local stamp = items > 0 and redis.call('INCR', KEYS[6])
+for i = 1, items do
+  local key, id, content = KEYS[6 + users + i], ARGV[arg + 1], ARGV[arg + 2]
+  if content ~= '' then
+    redis.call('HSET', key, 'content', content)
+    redis.call('PERSIST', key)
+  end
+  for name, n in string.gmatch(ARGV[arg + 3], '([^=;]+)=(%d+)') do redis.call('HINCRBY', key, name, n) end
+  if content == '' and redis.call('HEXISTS', key, 'content') == 0 then
+    redis.call('EXPIRE', key, ARGV[7])
+  else
+    redis.call('ZADD', KEYS[5], stamp, id)
+  end
+  if redis.call('HLEN', key) > tonumber(ARGV[8]) and redis.call('HGET', key, 'trimmed') ~= ARGV[9] then
+    for _, name in ipairs(redis.call('HKEYS', key)) do
+      local resolution, bucket = string.match(name, '^%a+:(%w+):(%d+)$')
+      if bucket and tonumber(bucket) < oldest[resolution] then redis.call('HDEL', key, name) end
+    end
+    redis.call('HSET', key, 'trimmed', ARGV[9])
+  end
+  arg = arg + 3
+end
+for i = arg + 1, #ARGV, 4 do
+  redis.call('XADD', KEYS[3], '*', 'topic', ARGV[i], 'partition', ARGV[i + 1], 'key', ARGV[i + 2], 'value', ARGV[i + 3])
+end
+if tonumber(ARGV[4]) > tonumber(redis.call('GET', KEYS[4]) or '0') then redis.call('SET', KEYS[4], ARGV[4]) end
+redis.call('SET', KEYS[1], ARGV[3])
+return {1, ARGV[3], other}
+"""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message that a batch causes."""
+
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes
+
+
+@dataclass
+class Change:
+    """All effects of one batch; `newest` is its newest event time (seconds since 1970, 0 if it has none)."""
+
+    position: Position
+    users: dict[str, UserState] = field(default_factory=dict)
+    items: dict[str, Item] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    messages: list[Message] = field(default_factory=list)
+    newest: float = 0.0
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Whether the change was applied, and the positions found (own and other): unequal to those expected if it was not."""
+
+    done: bool
+    own: int
+    other: int
+
+
+def connect(url: str) -> redis.Redis:
+    """A client of the Redis at `url`; waits for it as long as it takes, saying so. Raises `BadSetting` on an impossible URL.
+
+    Its own retries are off: after an error the caller must read its position again first.
+    """
+    try:
+        client = redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0))
+    except ValueError as error:
+        raise BadSetting(f"FEED_REDIS={url!r}: {error}") from error
+    for attempt in stamina.retry_context(on=TRANSIENT, attempts=None, timeout=None, wait_initial=0.2, wait_max=5.0):
+        with attempt:
+            if attempt.num > 1:
+                log.warning("waiting for Redis", url=url, attempt=attempt.num)
+            client.ping()
+    return client
+
+
+def read_catalogue(client: redis.Redis) -> dict[str, Any] | None:
+    """What world or log the state holds; None if it holds none."""
+    value = cast("bytes | None", client.get("catalogue"))
+    return None if value is None else cast("dict[str, Any]", json.loads(value))
+
+
+def claim_catalogue(client: redis.Redis, description: Mapping[str, object]) -> None:
+    """Say that the state is about this world or log. Raises `OtherCatalogue` if it is already about another."""
+    value = json.dumps(description, sort_keys=True)
+    if not client.set("catalogue", value, nx=True) and (held := read_catalogue(client)) != json.loads(value):
+        raise OtherCatalogue(
+            f"the system holds {json.dumps(held, sort_keys=True)}, not {value}. Start with an empty one: stop and start "
+            "`make up`, or `docker compose down -v` and up, with FEED_SEED_DATA=none to leave it empty"
+        )
+
+
+def claim_topics(client: redis.Redis, topic_ids: Mapping[str, str]) -> None:
+    """Say that the state is computed from these topics. Raises `OtherLog` if it was computed from others of the same names."""
+    value = json.dumps(dict(topic_ids), sort_keys=True)
+    if not client.set("topics", value, nx=True):
+        held = json.loads(cast(bytes, client.get("topics")))
+        if held != json.loads(value):
+            changed = ", ".join(sorted(name for name in topic_ids if held.get(name) != topic_ids[name]))
+            raise OtherLog(
+                f"Redis holds features of a log that is gone: {changed} was recreated. Empty Redis and the registry "
+                "(`docker compose down -v`; `make up` does it by itself), or point FEED_REDIS at the right server"
+            )
+
+
+class FeatureStore:
+    """Users, items, positions and outboxes in Redis. For one thread at a time (`refresh_items` keeps a cursor)."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._apply = client.register_script(_APPLY)
+        self._stamp = 0
+
+    def users(self, ids: Sequence[str]) -> list[UserState | None]:
+        """The users' states, None where nothing is known."""
+        values = cast("list[bytes | None]", self._client.mget([f"user:{i}" for i in ids])) if ids else []
+        return [None if value is None else msgspec.json.decode(value) for value in values]
+
+    def all_user_ids(self) -> Iterator[str]:
+        """Every user of whom anything is known, in no order."""
+        for key in self._client.scan_iter("user:*", count=2000):
+            yield key.decode().removeprefix("user:")
+
+    def contents(self, ids: Sequence[str]) -> dict[str, Item]:
+        """The catalogue's entries of these items, where there are any."""
+        pipeline = self._client.pipeline(transaction=False)
+        for item_id in ids:
+            pipeline.hget(f"item:{item_id}", "content")
+        values = pipeline.execute() if ids else []
+        return {i: msgspec.json.decode(v, type=Item) for i, v in zip(ids, values, strict=True) if v is not None}
+
+    def counts(self, item_id: str) -> dict[str, int]:
+        """The item's counts by field; empty if there are none."""
+        fields = cast("dict[bytes, bytes]", self._client.hgetall(f"item:{item_id}"))
+        return _counts(fields)
+
+    def load_items(self) -> ItemTable:
+        """The whole catalogue, as of now; further `refresh_items` go on from here."""
+        table = ItemTable()
+        self._stamp = 0
+        self.refresh_items(table)
+        return table
+
+    def refresh_items(self, table: ItemTable) -> np.ndarray:
+        """Bring in what changed since the last call; returns int64 rows of the changed items, new ones appended to `table`."""
+        changed = cast(
+            "list[tuple[bytes, float]]",
+            self._client.zrangebyscore("items:changed", f"({self._stamp}", "+inf", withscores=True),
+        )
+        now = self.now()
+        rows = []
+        for start in range(0, len(changed), 1000):
+            part = changed[start : start + 1000]
+            pipeline = self._client.pipeline(transaction=False)
+            for item_id, _ in part:
+                pipeline.hgetall(b"item:" + item_id)
+            for fields in pipeline.execute():
+                item = msgspec.json.decode(fields[b"content"], type=Item)  # only described items are in the set
+                if item != table.by_id.get(item.item_id):
+                    table.upsert(item)
+                rows.append(table.set_counts(item.item_id, _counts(fields), now))
+        if changed:
+            self._stamp = int(max(stamp for _, stamp in changed))
+        return np.array(rows, np.int64)
+
+    def now(self) -> float:
+        """The newest event time, seconds since 1970; 0 before the first event."""
+        return float(cast("bytes | None", self._client.get("clock")) or 0)
+
+    def position(self, topic_id: str, partition: int) -> int:
+        """The next offset of this partition to apply."""
+        return int(cast("bytes | None", self._client.get(f"position:{topic_id}:{partition}")) or 0)
+
+    def apply(self, change: Change, expected: int, other_topic_id: str, other_expected: int) -> Applied:
+        """Apply the change, if its partition's position in its own topic and in the other is still as expected."""
+        own = change.position
+        items = sorted({*change.items, *change.counts})
+        keys = [
+            f"position:{own.topic_id}:{own.partition}", f"position:{other_topic_id}:{own.partition}",
+            f"outbox:{own.topic_id}:{own.partition}", "clock", "items:changed", "items:stamp",
+            *(f"user:{user_id}" for user_id in change.users), *(f"item:{item_id}" for item_id in items),
+        ]  # fmt: skip
+        arguments: list[Any] = [
+            expected, other_expected, own.offset, repr(change.newest), len(change.users), len(items), UNCATALOGUED_SECONDS,
+            TRIM_FIELDS, int(change.newest // 3600), *oldest_kept(change.newest),
+            *map(msgspec.json.encode, change.users.values()),
+        ]  # fmt: skip
+        for item_id in items:
+            item = change.items.get(item_id)
+            counts = change.counts.get(item_id, {})
+            arguments += [
+                item_id,
+                b"" if item is None else msgspec.json.encode(item),
+                ";".join(f"{name}={n}" for name, n in counts.items()),
+            ]
+        for message in change.messages:
+            arguments += [message.topic, message.partition, message.key, message.value]
+        done, found, other = self._apply(keys=keys, args=arguments)
+        return Applied(bool(done), int(found), int(other))
+
+    def outbox(self, topic_id: str, partition: int) -> list[tuple[bytes, Message]]:
+        """Messages not yet known to be sent, oldest first, with the id to remove them by."""
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", self._client.xrange(f"outbox:{topic_id}:{partition}"))
+        return [(entry, Message(m[b"topic"].decode(), int(m[b"partition"]), m[b"key"], m[b"value"])) for entry, m in entries]
+
+    def sent(self, topic_id: str, partition: int, entries: Sequence[bytes]) -> None:
+        """Remove messages from the outbox."""
+        self._client.xdel(f"outbox:{topic_id}:{partition}", *entries)
+
+
+def _counts(fields: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {name.decode(): int(n) for name, n in fields.items() if name not in (b"content", b"trimmed")}
