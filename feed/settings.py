@@ -39,6 +39,10 @@ class Settings(BaseSettings):
     seed_data: str = Field(
         "simulated", description="what `seed` fills an empty system with: `simulated`, `none`, or a folder in the data format"
     )
+    seed_users: int = Field(1000, ge=1, description="users of the simulated world")
+    seed_items: int = Field(5000, ge=1, description="items of the simulated world")
+    seed_interactions: int = Field(50_000, ge=1, description="engagements in its history")
+    world_seed: int = Field(0, ge=0, description="same seed, same world")
     server_host: str = Field("127.0.0.1", description="address the model server listens on")
     server_port: int = Field(8000, ge=1, le=65535)
 
