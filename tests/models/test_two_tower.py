@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+
+from feed.features import Inputs, InputSpec
+from feed.models.two_tower import VECTOR, TwoTower
+
+USERS = InputSpec(("age",), (("country", "user.country"),), (("categories", "category"), ("tags", "tag"), ("recent", "item")))
+ITEMS = InputSpec(("clicks", "fresh"), (("category", "category"), ("item", "item")), (("tags", "tag"),))
+SIZES = {"user.country": 4, "category": 6, "item": 50, "tag": 9}
+
+
+def users(categories, weights=None):
+    n = len(categories)
+    ids = np.asarray(categories, np.int64).reshape(n, -1)
+    weights = np.ones_like(ids, np.float32) if weights is None else np.asarray(weights, np.float32).reshape(n, -1)
+    none = np.zeros((n, 1), np.int64)
+    return Inputs(
+        np.zeros((n, 1), np.float32),
+        np.zeros((n, 1), np.int64),
+        {"categories": ids, "tags": none, "recent": none},
+        {"categories": weights, "tags": none.astype(np.float32), "recent": none.astype(np.float32)},
+    )
+
+
+def items(categories, ids=None):
+    n = len(categories)
+    ids = np.zeros(n, np.int64) if ids is None else np.asarray(ids)
+    return Inputs(
+        np.zeros((n, 2), np.float32),
+        np.stack([np.asarray(categories), ids], axis=1).astype(np.int64),
+        {"tags": np.zeros((n, 2), np.int64)},
+        {"tags": np.zeros((n, 2), np.float32)},
+    )
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return TwoTower(USERS, ITEMS, SIZES).eval()
+
+
+def test_the_logit_is_the_dot_product_of_vectors_of_64(model):
+    u, v = users([[1], [2], [3]]), items([1, 2, 3], [7, 8, 9])
+    assert model.user_vectors(u).shape == model.item_vectors(v).shape == (3, VECTOR)
+    assert torch.allclose(model(u, v), torch.einsum("nd,nd->n", model.user_vectors(u), model.item_vectors(v)))
+
+
+def test_padding_of_a_bag_changes_nothing(model):
+    short, long = users([[2]], [[0.5]]), users([[2, 0, 0]], [[0.5, 0.0, 0.0]])
+    assert torch.equal(model.user_vectors(short), model.user_vectors(long))
+
+
+def test_a_bag_is_the_weighted_sum_of_its_embeddings(model):
+    once, thrice = users([[2, 2]], [[0.5, 1.0]]), users([[2]], [[1.5]])
+    assert torch.allclose(model.user_vectors(once), model.user_vectors(thrice), atol=1e-6)
+
+
+def test_prediction_is_deterministic_and_training_is_not(model):
+    u = users([[1]] * 40)
+    assert torch.equal(model.user_vectors(u), model.user_vectors(u))
+    model.train()
+    assert not torch.equal(model.user_vectors(u), model.user_vectors(u))
+
+
+def train(model, draw, steps=150):
+    """BCE on batches of (users, items, labels) drawn by `draw`."""
+    optimiser = torch.optim.Adam(model.parameters(), 2e-3)
+    model.train()
+    for _ in range(steps):
+        u, v, labels = draw()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(u, v), torch.from_numpy(labels))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return model.eval()
+
+
+def test_an_unseen_item_is_scored_by_its_content(model):
+    rng = np.random.default_rng(0)
+
+    def draw():
+        liked, category = rng.integers(1, 6, 256), rng.integers(1, 6, 256)
+        return users(liked[:, None]), items(category, rng.integers(1, 40, 256)), (liked == category).astype(np.float32)
+
+    train(model, draw)
+    scores = torch.sigmoid(model(users([[1], [1], [3], [3]]), items([1, 2, 3, 2]))).tolist()  # item row 0: never seen
+    assert min(scores[0], scores[2]) > 0.8 > 0.2 > max(scores[1], scores[3])
+
+
+def test_the_row_of_unknown_items_is_trained_though_no_example_names_it(model):
+    rng = np.random.default_rng(0)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    table = f"tables.{sorted(SIZES).index('item')}"
+
+    def draw():
+        ids = rng.integers(1, 40, 64)
+        return users(np.ones((64, 1))), items(np.ones(64), ids), (ids % 2).astype(np.float32)
+
+    train(model, draw, 20)
+    after = model.state_dict()[table]
+    assert not torch.equal(after[0], before[table][0])
+    assert torch.equal(after[45], before[table][45]), "an id that never occurs stays as it was drawn"
+    known = torch.sigmoid(model(users([[1], [1]]), items([1, 1], [1, 2])))
+    assert known[1] < torch.sigmoid(model(users([[1]]), items([1])))[0] < known[0], "unknown lies between good and bad"
