@@ -1,0 +1,146 @@
+"""The state in Redis: compare-and-set, bounds, outbox, claims."""
+
+import random
+
+import pytest
+
+from feed import wire
+from feed.catalogue import Item
+from feed.errors import BadSetting, OtherCatalogue, OtherLog
+from feed.features import counts, new_user
+from feed.io.redis import TRIM_FIELDS, Change, FeatureStore, Message, claim_catalogue, claim_topics, connect, read_catalogue
+from feed.wire import Position
+
+
+@pytest.fixture
+def client(redis_url):
+    return connect(redis_url)
+
+
+def change(offset: int, user: str = "1", **more) -> Change:
+    state = new_user(user)
+    state["last"] = float(offset)
+    return Change(Position("I", 0, offset), users={user: state}, **more)
+
+
+def test_a_change_is_applied_only_to_the_position_it_was_computed_from(client):
+    store = FeatureStore(client)
+    assert store.apply(change(10), 0, "U", 0).done
+    late = store.apply(change(20, counts={"7": {"click": 1}}), 0, "U", 0)
+    assert (late.done, late.own, late.other) == (False, 10, 0)
+    assert store.users(["1"])[0]["last"] == 10.0
+    assert store.counts("7") == {}
+
+
+def test_a_change_is_refused_when_the_other_topic_moved_the_same_users(client):
+    store = FeatureStore(client)
+    profile = Change(Position("U", 0, 3), users={"1": new_user("1")})
+    assert store.apply(profile, 0, "I", 0).done
+    refused = store.apply(change(10), 0, "U", 0)
+    assert (refused.done, refused.own, refused.other) == (False, 0, 3)
+    assert store.apply(change(10), 0, "U", 3).done
+
+
+def test_positions_of_other_partitions_and_topics_are_independent(client):
+    store = FeatureStore(client)
+    assert store.apply(change(10), 0, "U", 0).done
+    assert store.position("I", 0) == 10
+    assert store.position("I", 1) == store.position("another", 0) == 0
+
+
+def test_counts_of_all_partitions_add_up(client):
+    store, expected = FeatureStore(client), 0
+    draw = random.Random(0)
+    positions = [0, 0, 0]
+    for _ in range(60):
+        p, n = draw.randrange(3), draw.randrange(1, 5)
+        expected += n
+        made = Change(Position("I", p, positions[p] + 1), counts={"7": {"click": n, "click:1h:5": n}})
+        assert store.apply(made, positions[p], "U", 0).done
+        positions[p] += 1
+    assert store.counts("7") == {"click": expected, "click:1h:5": expected}
+
+
+def test_an_item_that_no_catalogue_describes_is_counted_but_not_rankable_and_expires(client):
+    store = FeatureStore(client)
+    store.apply(change(1, counts={"ghost": {"click": 1}}), 0, "U", 0)
+    assert client.ttl("item:ghost") > 0
+    assert len(store.load_items()) == 0
+
+    store.apply(Change(Position("C", 0, 1), items={"ghost": Item(item_id="ghost", title="here after all")}), 0, "C", 0)
+    assert client.ttl("item:ghost") == -1
+    assert store.counts("ghost") == {"click": 1}
+    assert store.load_items().ids == ["ghost"]
+
+
+def test_refresh_brings_exactly_what_changed(client):
+    store = FeatureStore(client)
+    items = {str(i): Item(item_id=i) for i in range(5)}
+    store.apply(Change(Position("C", 0, 1), items=items), 0, "C", 0)
+    reader = FeatureStore(connect(f"redis://127.0.0.1:{client.connection_pool.connection_kwargs['port']}/0"))
+    table = reader.load_items()
+    assert len(reader.refresh_items(table)) == 0
+
+    store.apply(change(1, counts={"3": {"click": 1}}, newest=1.7e9), 0, "U", 0)
+    store.apply(Change(Position("C", 0, 2), items={"9": Item(item_id=9, title="new")}), 1, "C", 1)
+    assert [table.ids[row] for row in reader.refresh_items(table)] == ["3", "9"]
+    assert table.by_id["9"].title == "new"
+    assert reader.now() == 1.7e9
+
+
+def test_an_item_hash_is_bounded_however_long_it_lives(client):
+    store, position = FeatureStore(client), 0
+    largest = 0
+    for day in range(0, 400, 2):
+        at = 1.6e9 + day * 86400
+        fields = {
+            f"{name}:{r.name}:{int(at // r.seconds) - k}": 1
+            for name in ("click", "like")
+            for r in counts.RESOLUTIONS
+            for k in range(8)
+        }
+        assert store.apply(Change(Position("I", 0, position + 1), counts={"7": fields}, newest=at), position, "U", 0).done
+        position += 1
+        largest = max(largest, client.hlen("item:7"))
+    assert largest <= TRIM_FIELDS + 60
+
+
+def test_trimming_does_not_change_what_is_read(client):
+    store = FeatureStore(client)
+    now = 1.7e9
+    fields = {f"click:{r.name}:{int(now // r.seconds) - k}": 1 for r in counts.RESOLUTIONS for k in range(300)}
+    store.apply(Change(Position("I", 0, 1), counts={"7": fields}, newest=now), 0, "U", 0)
+    kept = store.counts("7")
+    assert len(kept) < len(fields)
+    assert counts.decayed(kept, now) == pytest.approx(counts.decayed(fields, now), rel=0.005)
+
+
+def test_messages_leave_the_outbox_only_when_they_are_known_to_be_sent(client):
+    store = FeatureStore(client)
+    messages = [Message(wire.FEATURE_UPDATES.name, 0, b"k", b"\x00\xff%d" % i) for i in range(3)]
+    store.apply(change(1, messages=messages[:2]), 0, "U", 0)
+    store.apply(change(2, messages=messages[2:]), 1, "U", 0)
+    waiting = store.outbox("I", 0)
+    assert [message for _, message in waiting] == messages
+    store.sent("I", 0, [entry for entry, _ in waiting[:1]])
+    assert [message for _, message in store.outbox("I", 0)] == messages[1:]
+
+
+def test_another_catalogue_is_refused_by_name(client):
+    claim_catalogue(client, {"kind": "simulated", "seed": 0})
+    claim_catalogue(client, {"seed": 0, "kind": "simulated"})
+    with pytest.raises(OtherCatalogue, match=r"simulated.*movielens"):
+        claim_catalogue(client, {"kind": "log", "name": "movielens"})
+    assert read_catalogue(client) == {"kind": "simulated", "seed": 0}
+
+
+def test_state_of_a_recreated_topic_is_refused(client):
+    claim_topics(client, {"interactions": "a", "users": "b"})
+    claim_topics(client, {"interactions": "a", "users": "b"})
+    with pytest.raises(OtherLog, match="interactions was recreated"):
+        claim_topics(client, {"interactions": "c", "users": "b"})
+
+
+def test_an_impossible_url_is_named():
+    with pytest.raises(BadSetting, match="FEED_REDIS='http://x'"):
+        connect("http://x")
