@@ -32,11 +32,12 @@ def new_event_id(at: datetime, draw: random.Random) -> str:
 
 
 class Context(Struct, frozen=True, omit_defaults=True):
-    """The circumstances of a request: device and country as text, local hour of the day 0-23."""
+    """The circumstances of a request: device and country as text, local hour of the day 0-23, and what else is known of it."""
 
     device: str | None = None
     country: str | None = None
     hour: Annotated[int, Meta(ge=0, le=23)] | None = None
+    attributes: dict[str, str | int | float] = {}
 
 
 class Shown(Struct, frozen=True, omit_defaults=True):

@@ -1,0 +1,110 @@
+"""The tables as files: parquet, or csv for people and spreadsheets."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+from pyarrow import parquet
+
+from feed.dataset import columns
+from feed.dataset.schema import INTERACTIONS, ITEMS, USERS, Dataset
+from feed.errors import BadData
+
+Format = Literal["parquet", "csv"]
+TABLES = {"users": USERS, "items": ITEMS, "interactions": INTERACTIONS}
+FORMATS = ("parquet", "csv")
+
+
+def read(path: Path, context: Sequence[str] = ()) -> Dataset:
+    """The dataset in the folder `path`; `context` names further columns of the interactions to keep.
+
+    Raises `BadData` when a file is missing, there in both formats, unreadable, or holds what the format does not allow.
+    """
+    if not path.is_dir():
+        raise BadData(f"{path}: no such folder; it should hold users, items and interactions, each as .parquet or .csv")
+    frames = {name: _frame(_file(path, name)) for name in TABLES}
+    try:
+        return Dataset(**frames, context=tuple(context))
+    except BadData as error:
+        raise BadData(f"{path}: {error}") from error
+
+
+def write(dataset: Dataset, path: Path, format: Format = "parquet") -> None:
+    """Write the three tables into the folder `path`, made if it is not there; they replace those that are there.
+
+    Raises `BadData` for a tag that csv cannot hold.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    for name in TABLES:
+        frame: pd.DataFrame = getattr(dataset, name)
+        file = path / f"{name}.{format}"
+        if format == "parquet":
+            parquet.write_table(_arrow(frame), file)
+        else:
+            _for_csv(frame).to_csv(file, index=False, lineterminator="\n")
+        for other in FORMATS:
+            if other != format:
+                (path / f"{name}.{other}").unlink(missing_ok=True)
+
+
+def _file(path: Path, name: str) -> Path:
+    there = [file for suffix in FORMATS if (file := path / f"{name}.{suffix}").is_file()]
+    if len(there) > 1:
+        raise BadData(f"{path} holds both {there[0].name} and {there[1].name}: remove the one that is not meant")
+    if not there:
+        raise BadData(f"{path} holds neither {name}.parquet nor {name}.csv")
+    return there[0]
+
+
+def _frame(file: Path) -> pd.DataFrame:
+    try:
+        if file.suffix == ".csv":
+            return _from_csv(file)
+        table = parquet.ParquetFile(file).read()
+        # whole numbers with missing values stay whole numbers
+        return table.to_pandas(types_mapper=lambda kind: pd.Int64Dtype() if pa.types.is_signed_integer(kind) else None)  # type: ignore[no-any-return]
+    except (pa.ArrowException, UnicodeDecodeError, csv.Error, OSError) as error:
+        raise BadData(f"{file}: not a readable {file.suffix[1:]} file: {error}") from error
+
+
+def _from_csv(file: Path) -> pd.DataFrame:
+    """All columns as text, nothing but an empty field missing; further columns then take the type that all of them read as."""
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        header = next(csv.reader(lines), [])
+    if repeated := [name for name in header if header.count(name) > 1]:
+        raise BadData(f"{file}: column {repeated[0]!r} is there twice")
+    table = arrow_csv.read_csv(
+        file,
+        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+        convert_options=arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()), null_values=[""], strings_can_be_null=True
+        ),
+    )
+    frame = table.to_pandas()
+    return frame.apply(lambda column: column if column.name in TABLES[file.stem] else columns.inferred(column))  # type: ignore[no-any-return]
+
+
+def _arrow(frame: pd.DataFrame) -> pa.Table:
+    """Without pandas' own metadata, and with tags as a list of text whatever the rows hold."""
+    arrays = {
+        name: pa.array(frame[name], type=pa.list_(pa.string()) if name == "tags" else None, from_pandas=True)
+        for name in frame.columns
+    }
+    return pa.table(arrays)
+
+
+def _for_csv(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.copy()
+    for name in frame.columns:
+        if name == "tags":
+            tags = frame[name].map(lambda value: "" if value is None else "|".join(value))
+            split = frame[name].map(lambda value: value is not None and any("|" in tag for tag in value))
+            columns.Where("items", "tags").refuse(frame[name], split, "holds a | in a tag, which csv cannot: write parquet")
+            frame[name] = tags
+        elif isinstance(frame[name].dtype, pd.DatetimeTZDtype):
+            frame[name] = frame[name].map(lambda at: at.isoformat().replace("+00:00", "Z"), na_action="ignore")
+    return frame
