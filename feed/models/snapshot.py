@@ -1,0 +1,101 @@
+"""One trained version as a folder that is written once: what the weights are, for which features, and how good.
+
+    weights.safetensors   the model's parameters
+    features.json         the feature space they were trained on
+    manifest.json         what it is: fingerprint, sha256 of the other two, and what the trainer says (span, figures, ...)
+
+Nothing is unpickled. The folder becomes visible by a rename (see `feed.registry`), so a complete manifest means all is there.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from feed.errors import BadModel
+from feed.features import FeatureSpace
+from feed.features import items as item_features
+from feed.features import user as user_features
+from feed.models.two_tower import TwoTower
+
+WEIGHTS, FEATURES, MANIFEST = "weights.safetensors", "features.json", "manifest.json"
+REMEDY = "restore the folder from a copy, or train anew with `python offline/bootstrap.py`"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A model in evaluation mode, the features it reads, and what is written about it."""
+
+    model: TwoTower
+    space: FeatureSpace
+    manifest: Mapping[str, Any]
+
+
+def save(path: Path, model: TwoTower, space: FeatureSpace, manifest: Mapping[str, Any]) -> None:
+    """Write the folder `path`, which must exist; `manifest` is JSON and gains `fingerprint` and `sha256`."""
+    contents = {WEIGHTS: save_tensors(model.state_dict()), FEATURES: space.to_json()}
+    for name, content in contents.items():
+        (path / name).write_bytes(content)
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    complete = {**manifest, "fingerprint": space.fingerprint, "sha256": sums}
+    (path / MANIFEST).write_text(json.dumps(complete, indent=2, allow_nan=False) + "\n")
+
+
+def load(path: Path) -> Snapshot:
+    """The version in folder `path`. Raises `BadModel` naming the file that is missing, corrupt or unfit, and a remedy."""
+    manifest = read_manifest(path)
+    contents = {name: _checked(path / name, manifest) for name in (WEIGHTS, FEATURES)}
+    space = FeatureSpace.from_json(contents[FEATURES])
+    if space.fingerprint != manifest.get("fingerprint"):
+        raise BadModel(
+            f"{path / FEATURES} has fingerprint {space.fingerprint[:12]}, {MANIFEST} says "
+            f"{str(manifest.get('fingerprint'))[:12]}: these weights were trained on other features; {REMEDY}"
+        )
+    _check_code(path / FEATURES, space)
+    model = TwoTower(space.user_spec, space.item_spec, space.sizes)
+    try:
+        model.load_state_dict(load_tensors(contents[WEIGHTS]))
+    except (SafetensorError, RuntimeError) as error:
+        raise BadModel(f"{path / WEIGHTS} does not fit this code's model: {error}; {REMEDY}") from error
+    return Snapshot(model.eval(), space, manifest)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What is written about the version in folder `path`. Raises `BadModel`."""
+    try:
+        manifest = json.loads(_read(path / MANIFEST))
+    except ValueError as error:
+        raise BadModel(f"{path / MANIFEST} is not JSON: {error}; {REMEDY}") from error
+    if not isinstance(manifest, dict):
+        raise BadModel(f"{path / MANIFEST} is not a JSON object; {REMEDY}")
+    return manifest
+
+
+def _checked(file: Path, manifest: Mapping[str, Any]) -> bytes:
+    content = _read(file)
+    if hashlib.sha256(content).hexdigest() != manifest.get("sha256", {}).get(file.name):
+        raise BadModel(f"{file} is corrupt: its sha256 is not the one in {MANIFEST}; {REMEDY}")
+    return content
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BadModel(f"{file} cannot be read ({error.strerror}); {REMEDY}") from error
+
+
+def _check_code(file: Path, space: FeatureSpace) -> None:
+    """The stored columns begin with exactly the features this code computes."""
+    for stored, computed in (
+        (space.user_spec.numeric, user_features.NUMERIC),
+        (space.item_spec.numeric, item_features.NUMERIC),
+    ):
+        if stored[: len(computed)] != tuple(computed):
+            raise BadModel(f"{file} lists other features than this code computes: {set(stored) ^ set(computed)}; {REMEDY}")

@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from feed.catalogue import Item
+from feed.errors import BadModel
+from feed.features import FeatureSpace, ItemTable, new_user
+from feed.models import snapshot
+from feed.models.two_tower import TwoTower
+
+
+@pytest.fixture
+def table():
+    table = ItemTable()
+    for i in range(20):
+        table.upsert(Item(item_id=f"i{i}", category=f"c{i % 3}", tags=("x", f"t{i % 5}"), creator_id=f"m{i % 4}"))
+    return table
+
+
+@pytest.fixture
+def saved(tmp_path, table):
+    space = FeatureSpace.fit([new_user("u1"), new_user("u2")], table, 1e9, {"i1": 9, "i2": 7})
+    torch.manual_seed(0)
+    model = TwoTower(space.user_spec, space.item_spec, space.sizes).eval()
+    snapshot.save(tmp_path, model, space, {"trained_on": {"positives": 16}})
+    return tmp_path, model, space
+
+
+def rewrite_manifest(path, **changes):
+    manifest = json.loads((path / snapshot.MANIFEST).read_text())
+    (path / snapshot.MANIFEST).write_text(json.dumps(manifest | changes))
+
+
+def test_what_is_loaded_scores_exactly_as_what_was_saved(saved, table):
+    path, model, space = saved
+    loaded = snapshot.load(path)
+    items = space.item_inputs(table, None, 1e9)
+    users = space.user_inputs([new_user("u3")] * len(table), 1e9)
+    assert torch.equal(loaded.model(users, loaded.space.item_inputs(table, None, 1e9)), model(users, items))
+    assert not loaded.model.training
+    assert loaded.manifest["trained_on"] == {"positives": 16}
+    assert loaded.manifest["fingerprint"] == space.fingerprint
+
+
+@pytest.mark.parametrize("name", [snapshot.WEIGHTS, snapshot.FEATURES])
+def test_a_changed_byte_is_refused_by_name_with_a_remedy(saved, name):
+    path, _, _ = saved
+    content = bytearray((path / name).read_bytes())
+    content[np.random.default_rng(0).integers(len(content))] ^= 1
+    (path / name).write_bytes(content)
+    with pytest.raises(BadModel, match=rf"{name} is corrupt.*bootstrap\.py"):
+        snapshot.load(path)
+
+
+@pytest.mark.parametrize("name", [snapshot.WEIGHTS, snapshot.FEATURES, snapshot.MANIFEST])
+def test_a_missing_file_is_refused_by_name(saved, name):
+    path, _, _ = saved
+    (path / name).unlink()
+    with pytest.raises(BadModel, match=name):
+        snapshot.load(path)
+
+
+def test_weights_of_another_feature_space_are_refused(saved, tmp_path_factory, table):
+    path, _, _ = saved
+    table.upsert(Item(item_id="new", category="another"))
+    other = FeatureSpace.fit([new_user("u1")], table, 1e9, {})
+    elsewhere = tmp_path_factory.mktemp("other")
+    snapshot.save(elsewhere, TwoTower(other.user_spec, other.item_spec, other.sizes), other, {})
+    (path / snapshot.FEATURES).write_bytes((elsewhere / snapshot.FEATURES).read_bytes())
+    sums = json.loads((elsewhere / snapshot.MANIFEST).read_text())["sha256"]
+    own = json.loads((path / snapshot.MANIFEST).read_text())["sha256"]
+    rewrite_manifest(path, sha256={**own, snapshot.FEATURES: sums[snapshot.FEATURES]})
+    with pytest.raises(BadModel, match="trained on other features"):
+        snapshot.load(path)
+
+
+def test_features_this_code_does_not_compute_are_refused(saved, monkeypatch):
+    path, _, _ = saved
+    monkeypatch.setattr("feed.features.items.NUMERIC", ("age_hours", "invented"))
+    with pytest.raises(BadModel, match=r"features\.json lists other features.*invented"):
+        snapshot.load(path)
+
+
+def test_weights_of_another_shape_are_refused(saved):
+    path, _, space = saved
+    sizes = {**space.sizes, "tag": 3}
+    snapshot.save(path, TwoTower(space.user_spec, space.item_spec, sizes), space, {})
+    with pytest.raises(BadModel, match="does not fit this code's model"):
+        snapshot.load(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"x"'])
+def test_a_manifest_that_is_not_an_object_is_refused(saved, text):
+    path, _, _ = saved
+    (path / snapshot.MANIFEST).write_text(text)
+    with pytest.raises(BadModel, match=r"manifest\.json is not"):
+        snapshot.load(path)
+
+
+def test_figures_that_are_not_numbers_cannot_be_written(saved):
+    path, model, space = saved
+    with pytest.raises(ValueError, match="JSON compliant"):
+        snapshot.save(path, model, space, {"auc": float("nan")})
