@@ -36,6 +36,10 @@ class NoChampion(FeedError):
     """Nothing has been trained yet, so nothing can be ranked by a model."""
 
 
+class NotPromoted(FeedError):
+    """Another version was promoted in the meantime."""
+
+
 def run(command: Callable[[], None]) -> None:
     """Run a process's `main`: a `FeedError` ends it with its message and status 2, not with a stack trace."""
     try:
