@@ -108,7 +108,7 @@ def test_concurrent_publications_and_promotions_lose_nothing(registry, tmp_path)
 
 
 def die_at_line(number, registry):
-    """Publish and promote in a forked process that is gone, without any clean-up, before it executes this line of the registry."""
+    """Publish and promote in a forked process that is gone, without clean-up, before it executes this line of the registry."""
     child = os.fork()
     if child == 0:
         left = number
