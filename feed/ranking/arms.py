@@ -1,0 +1,38 @@
+"""Who gets which kind of feed: learned, popular or random, by a stable hash of the user's id."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Self
+
+from feed.ranking.feed import LEARNED, POPULAR, RANDOM
+from feed.settings import Settings
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the settings say about feeds; see `feed.settings` for each field."""
+
+    feed_size: int = 50
+    popular_share: float = 0.05
+    random_share: float = 0.05
+    explore_every: int = 10
+    salt: str = "feedloop"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The policy in these settings."""
+        return cls(settings.feed_size, settings.popular_share, settings.random_share, settings.explore_every, settings.arm_salt)
+
+
+def arm_of(user_id: str, policy: Policy) -> str:
+    """The user's arm; a user stays in it as long as salt and shares stay.
+
+    u = first 8 bytes of sha256(salt:user id) / 2^64; popular if u < popular share, random if u < popular + random share.
+    """
+    hashed = hashlib.sha256(f"{policy.salt}:{user_id}".encode()).digest()
+    u = int.from_bytes(hashed[:8], "big") / 2**64
+    if u < policy.popular_share:
+        return POPULAR
+    if u < policy.popular_share + policy.random_share:
+        return RANDOM
+    return LEARNED

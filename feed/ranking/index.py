@@ -1,0 +1,40 @@
+"""The catalogue as of one refresh: columns and vectors that do not change while a batch of users is ranked."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from feed.errors import BadModel
+from feed.features import ItemTable
+from feed.models.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Index:
+    """n items, in the rows of the table they were taken from; items that the table gains later are not in it.
+
+    `ids` and, n each: `vectors` float32 (n, 64); `known` bool, described by the catalogue; `created` float64, seconds since
+    1970, -inf where unknown; `popularity` float64, decayed positives.
+    """
+
+    table: ItemTable
+    ids: list[str]
+    vectors: Tensor
+    known: np.ndarray
+    created: np.ndarray
+    popularity: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, table: ItemTable, now: float) -> Self:
+        """The table's items at `now` (seconds since 1970). Raises `BadModel` if the weights give no finite vectors."""
+        with torch.inference_mode():
+            vectors = snapshot.model.item_vectors(snapshot.space.item_inputs(table, None, now))
+        if not bool(torch.isfinite(vectors).all()):
+            raise BadModel("the model's item vectors are not finite: train anew with `python offline/bootstrap.py`")
+        return cls(table, list(table.ids), vectors, table.known.copy(), table.created.copy(), table.popularity(now))

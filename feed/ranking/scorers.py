@@ -1,0 +1,30 @@
+"""What candidates are worth: each scorer gives float columns, (n,) for everybody or (users, n)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from feed.errors import BadModel
+from feed.features import UserState
+from feed.models.snapshot import Snapshot
+from feed.ranking.index import Index
+
+
+def two_tower(snapshot: Snapshot, index: Index, rows: np.ndarray, states: Sequence[UserState], now: float) -> np.ndarray:
+    """The model's logits <u, v>, float32 (users, n): one matrix product for all users. Raises `BadModel`."""
+    with torch.inference_mode():
+        users = snapshot.model.user_vectors(snapshot.space.user_inputs(states, now))
+        if not bool(torch.isfinite(users).all()):
+            raise BadModel("the model's user vectors are not finite: train anew with `python offline/bootstrap.py`")
+        return np.asarray((users @ index.vectors[torch.from_numpy(rows)].T).numpy())
+
+
+def popularity(index: Index, rows: np.ndarray) -> np.ndarray:
+    """Clicks, likes, shares and comments, decayed with a half-life of one day. (n,)."""
+    return np.asarray(index.popularity[rows])
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-x) in float64, without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))))
