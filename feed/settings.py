@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     explore_every: int = Field(
         10, ge=0, le=500, description="in the learned arm one slot of this many is drawn at random; 0: none"
     )
+    # with this salt and the shares above, user 42 of the README is in the learned arm (tests/ranking/test_arms.py)
     arm_salt: str = Field("feedloop", description="changes which users are in which arm")
     seed_data: str = Field(
         "simulated", description="what `seed` fills an empty system with: `simulated`, `none`, or a folder in the data format"
