@@ -1,0 +1,50 @@
+"""A small catalogue, its audience and an untrained model: enough for everything that does not judge the model."""
+
+import torch
+
+from feed.catalogue import Item, User
+from feed.events import Click, utc
+from feed.features import BatchState, FeatureSpace
+from feed.models.snapshot import Snapshot
+from feed.models.two_tower import TwoTower
+from feed.wire import Position
+
+NOW = 1.75e9
+DAY = 86400.0
+
+
+def item(k: int, created: float = NOW - DAY) -> Item:
+    return Item(
+        item_id=k,
+        title=f"Title {k}",
+        category=f"c{k % 5}",
+        creator_id=f"k{k % 7}",
+        tags=(f"t{k % 3}",),
+        created_at=utc(created),
+    )
+
+
+def click(user: object, item_id: object, at: float = NOW - 60) -> Click:
+    return Click(event_id=f"{user}-{item_id}", user_id=str(user), item_id=str(item_id), occurred_at=utc(at))
+
+
+def world(users: int = 20, items: int = 120, clicks: int = 3) -> BatchState:
+    """User u has clicked items u, u + 1, ...; every user stands at offset u of partition 0 of log "L"."""
+    state = BatchState([item(k) for k in range(items)], [User(user_id=u, platform="web") for u in range(users)])
+    for u in range(users):
+        for k in range(clicks):
+            state.apply(click(u, (u + k) % items))
+        state.user(str(u))["position"] = {"topic_id": "L", "partition": 0, "offset": u}
+    return state
+
+
+def snapshot(state: BatchState, seed: int = 0) -> Snapshot:
+    """Random weights, spread enough that items and users differ."""
+    torch.manual_seed(seed)
+    space = FeatureSpace.fit(list(state.users.values()), state.items, NOW, {})
+    model = TwoTower(space.user_spec, space.item_spec, space.sizes)
+    return Snapshot(model.eval(), space, {})
+
+
+def position(offset: int, topic_id: str = "L") -> Position:
+    return Position(topic_id, 0, offset)
