@@ -16,8 +16,8 @@ import redis
 
 from feed.ranking.feed import MODEL, Feed
 
-# KEYS: feed, meta. ARGV: generation, topic id, partition, offset (three '' if the feed has no position), meta, then the
-# sorted set's score and member of each item.
+# KEYS: feed, meta. ARGV: generation, topic id, partition, offset (three '' if the feed has no position), meta, and in
+# one MessagePack array (the client is slow at many arguments) the sorted set's score and member of each item, as text.
 # Of the same generation, a feed is older if it has no position and the other has, or a smaller offset of the same log.
 # Positions of two logs (interactions, users) do not compare: then the last one written stays.
 _WRITE = """
@@ -33,7 +33,8 @@ if held then
   end
 end
 redis.call('DEL', KEYS[1])
-if #ARGV > 5 then redis.call('ZADD', KEYS[1], unpack(ARGV, 6)) end
+local places = cmsgpack.unpack(ARGV[6])
+if #places > 0 then redis.call('ZADD', KEYS[1], unpack(places)) end
 redis.call('SET', KEYS[2], ARGV[5])
 return 1
 """
@@ -85,10 +86,8 @@ def _meta_key(user_id: str) -> str:
 def _arguments(feed: Feed) -> list[Any]:
     at = feed.position
     arguments: list[Any] = [feed.generation, *(("", "", "") if at is None else (at.topic_id, at.partition, at.offset))]
-    arguments.append(msgspec.json.encode(feed))
-    for item, score in zip(feed.items, order_scores(feed), strict=True):
-        arguments += [repr(score), item.item_id]
-    return arguments
+    places = [text for item, score in zip(feed.items, order_scores(feed), strict=True) for text in (repr(score), item.item_id)]
+    return [*arguments, msgspec.json.encode(feed), msgspec.msgpack.encode(places)]
 
 
 def order_scores(feed: Feed) -> list[float]:

@@ -20,8 +20,9 @@ def created(index: Index, rows: np.ndarray, now: float) -> np.ndarray:
 
 def not_consumed(index: Index, rows: np.ndarray, states: Sequence[UserState]) -> np.ndarray:
     """Drops what the user has engaged with in any way, hiding included, as far back as is remembered. (users, n)."""
-    keep = np.ones((len(states), len(index)), np.bool_)
+    n, row_of = len(index), index.table.row
+    keep = np.ones((len(states), n), np.bool_)
     for user, state in enumerate(states):
-        seen = [row for item_id in consumed(state) if (row := index.table.row(item_id)) is not None and row < len(index)]
+        seen = [row for item_id in consumed(state) if (row := row_of(item_id)) is not None and row < n]
         keep[user, seen] = False
     return keep[:, rows]

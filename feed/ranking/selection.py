@@ -25,7 +25,7 @@ def best(scores: np.ndarray, eligible: np.ndarray, size: int) -> np.ndarray:
     if size == 0:
         return np.empty((len(scores), 0), np.int64)
     masked = np.where(eligible, scores, -np.inf)
-    columns = np.sort(np.argpartition(-masked, size - 1, axis=1)[:, :size], axis=1)
+    columns = np.sort(np.argpartition(masked, -size, axis=1)[:, -size:], axis=1)
     values = np.take_along_axis(masked, columns, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")
     columns, values = np.take_along_axis(columns, order, axis=1), np.take_along_axis(values, order, axis=1)

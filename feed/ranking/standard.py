@@ -99,9 +99,7 @@ class Ranker:
         """The users' feeds at `now` (event time, seconds since 1970), in order."""
         feeds = []
         for part, of in self._candidates(states, now):
-            scores = scorers.sigmoid(of.logits)
-            for user, state in enumerate(part):
-                feeds.append(self._feed(state, user, of, scores[user]))
+            feeds += [self._feed(state, user, of) for user, state in enumerate(part)]
         return feeds
 
     def model_ranking(self, states: Sequence[UserState], now: float) -> Ranking:
@@ -122,14 +120,15 @@ class Ranker:
             part = states[start : start + USERS_AT_ONCE]
             yield part, candidates(self._snapshot, self._index, part, now, self.policy.feed_size)
 
-    def _feed(self, state: UserState, user: int, of: Candidates, scores: np.ndarray) -> Feed:
+    def _feed(self, state: UserState, user: int, of: Candidates) -> Feed:
         user_id, position = state["user_id"], position_of(state)
         seed = int.from_bytes(digest(self.policy.salt, user_id, position))
         arm = arm_of(user_id, self.policy)
         chosen = places(user, of, arm, self.policy, np.random.default_rng(seed))
         ids = self._index.ids
         rows = of.rows[chosen.columns].tolist()
-        items = zip(rows, scores[chosen.columns].tolist(), chosen.propensity.tolist(), chosen.source, strict=True)
+        scores = scorers.sigmoid(of.logits[user, chosen.columns]).tolist()
+        items = zip(rows, scores, chosen.propensity.tolist(), chosen.source, strict=True)
         return Feed(
             generation=self.generation,
             position=position,
