@@ -1,7 +1,7 @@
 """Feeds in Redis, written by one script and nobody else.
 
     feed:{user id}        sorted set: item ids; ZREVRANGE gives the feed, best place first
-    feed:{user id}:meta   JSON: `feed.ranking.feed.Feed`, what stands where and how it came to be
+    feed:{user id}:meta   JSON: `feed.ranking.types.Feed`, what stands where and how it came to be
 
 The sorted set's scores say the order; the truth about an item is in the meta JSON. A user has at most FEED_FEED_SIZE items.
 """
@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import redis
 
-from feed.ranking.feed import MODEL, Feed
+from feed.ranking.types import MODEL, Feed
 
 # KEYS: feed, meta. ARGV: generation, topic id, partition, offset (three '' if the feed has no position), meta, and in
 # one MessagePack array (the client is slow at many arguments) the sorted set's score and member of each item, as text.

@@ -1,0 +1,1 @@
+"""What is watched: `quality` holds the figures of a full ranking."""

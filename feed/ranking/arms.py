@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Self
 
-from feed.ranking.feed import LEARNED, POPULAR, RANDOM
+from feed.ranking.types import LEARNED, POPULAR, RANDOM
 from feed.settings import Settings
 
 
@@ -16,7 +16,7 @@ class Policy:
     popular_share: float = 0.05
     random_share: float = 0.05
     explore_every: int = 10
-    salt: str = "feedloop"
+    arm_salt: str = "feedloop"
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -24,12 +24,12 @@ class Policy:
         return cls(settings.feed_size, settings.popular_share, settings.random_share, settings.explore_every, settings.arm_salt)
 
 
-def arm_of(user_id: str, policy: Policy) -> str:
+def arm_of(user_id: str, policy: Policy | Settings) -> str:
     """The user's arm; a user stays in it as long as salt and shares stay.
 
-    u = first 8 bytes of sha256(salt:user id) / 2^64; popular if u < popular share, random if u < popular + random share.
+    u = first 8 bytes of sha256(arm_salt:user id) / 2^64; popular if u < popular share, random if u < popular + random share.
     """
-    hashed = hashlib.sha256(f"{policy.salt}:{user_id}".encode()).digest()
+    hashed = hashlib.sha256(f"{policy.arm_salt}:{user_id}".encode()).digest()
     u = int.from_bytes(hashed[:8], "big") / 2**64
     if u < policy.popular_share:
         return POPULAR

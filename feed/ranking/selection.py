@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from feed.ranking.feed import EXPLORE, MODEL, POPULAR, RANDOM
+from feed.ranking.types import EXPLORE, MODEL, POPULAR, RANDOM
 
 
 @dataclass(frozen=True)
 class Places:
-    """k places, best first: `columns` int64 (k,), `propensity` float64 (k,) and `source` of each (see `feed.ranking.feed`)."""
+    """k places, best first: `columns` int64 (k,), `propensity` float64 (k,) and `source` of each (see `feed.ranking.types`)."""
 
     columns: np.ndarray
     propensity: np.ndarray

@@ -11,9 +11,9 @@ from feed.features import ItemTable, UserState
 from feed.models.snapshot import Snapshot
 from feed.ranking import filters, scorers, selection, sources
 from feed.ranking.arms import Policy, arm_of
-from feed.ranking.feed import POPULAR, RANDOM, Feed, FeedItem, digest, request_id
 from feed.ranking.index import Index
 from feed.ranking.selection import Places
+from feed.ranking.types import POPULAR, RANDOM, Feed, FeedItem, digest, request_id
 from feed.wire import Position
 
 USERS_AT_ONCE = 256  # bounds memory: 256 x 5,000 float32 scores are 5 MB
@@ -122,7 +122,7 @@ class Ranker:
 
     def _feed(self, state: UserState, user: int, of: Candidates) -> Feed:
         user_id, position = state["user_id"], position_of(state)
-        seed = int.from_bytes(digest(self.policy.salt, user_id, position))
+        seed = int.from_bytes(digest(self.policy.arm_salt, user_id, position))
         arm = arm_of(user_id, self.policy)
         chosen = places(user, of, arm, self.policy, np.random.default_rng(seed))
         ids = self._index.ids

@@ -11,8 +11,8 @@ from feed.events import utc
 from feed.io.feeds import FeedStore, order_scores
 from feed.io.redis import connect
 from feed.ranking.arms import Policy
-from feed.ranking.feed import Feed, FeedItem
 from feed.ranking.standard import Ranker
+from feed.ranking.types import Feed, FeedItem
 from tests.small import NOW, position, snapshot, world
 from tests.strategies import IDS
 

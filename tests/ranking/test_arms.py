@@ -39,6 +39,6 @@ def test_a_user_leaves_an_arm_only_when_its_share_shrinks(user_id):
 
 
 def test_another_salt_draws_other_users():
-    a, b = (Policy(popular_share=0.5, salt=salt) for salt in ("a", "b"))
+    a, b = (Policy(popular_share=0.5, arm_salt=salt) for salt in ("a", "b"))
     same = sum(arm_of(u, a) == arm_of(u, b) for u in USERS)
     assert 0.4 < same / len(USERS) < 0.6
