@@ -13,7 +13,7 @@ from feed.errors import BadData
 
 ID_BOUND = 128  # characters
 TAGS_BOUND = 64
-WHOLE = r"-?(?:0|[1-9]\d{0,17})"  # so that 007 and 20-digit numbers stay text
+WHOLE = r"-?(?:0|[1-9]\d*)"  # so that 007 stays text
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
 
@@ -30,6 +30,7 @@ class Where:
         if mask.any():
             row = int(mask.argmax())
             value = given.iloc[row]
+            value = value.item() if isinstance(value, np.generic) else value
             shown = "" if missing(pd.Series([value], dtype=object)).iloc[0] else f" {value!r}"
             more = f" ({mask.sum()} such rows)" if mask.sum() > 1 else ""
             raise BadData(f"{self.table} row {row + 1}: {self.column}{shown} {why}{more}")
@@ -170,7 +171,9 @@ def inferred(as_text: pd.Series) -> pd.Series:
     """A further column of a csv file, which knows no types: `Int64` or `float64` if all of it reads so, else text as it is."""
     present = as_text.dropna()
     if len(present) and present.str.fullmatch(WHOLE).all():
-        return as_text.map(int, na_action="ignore").astype("Int64")
+        whole = [int(value) for value in present]
+        fits = min(whole) >= -(2**63) and max(whole) < 2**63
+        return pd.Series(whole, present.index, "Int64").reindex(as_text.index) if fits else as_text
     if len(present) and present.str.fullmatch(NUMBER).all() and not present.str.fullmatch(r"[+-]?0\d+").any():
         return pd.Series(as_text.to_numpy(dtype="float64", na_value=np.nan), name=as_text.name)
     return as_text

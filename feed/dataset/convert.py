@@ -67,9 +67,11 @@ def events_of(dataset: Dataset) -> Iterator[Event]:
 def from_events(events: Iterable[Event], items: Iterable[Item], users: Iterable[User]) -> Dataset:
     """The tables of these events (rows in their order), items and users.
 
-    An impression without request id takes its event id for one, so that its rows stay together.
+    An impression without request id takes its event id for one, so that its rows stay together; so does one whose request id
+    the user's earlier impressions have used, so that theirs stay apart.
     """
     rows: list[dict[str, Any]] = []
+    requests: set[tuple[str, str]] = set()
     context: set[str] = set()
     for event in events:
         context.update(event.context.attributes)
@@ -79,7 +81,7 @@ def from_events(events: Iterable[Event], items: Iterable[Item], users: Iterable[
             "country": event.context.country, "hour": event.context.hour, **event.context.attributes,
         }  # fmt: skip
         if isinstance(event, Impression):
-            about["request_id"] = event.request_id or event.event_id
+            about["request_id"] = _request_id(event, requests)
         for one in event.items if isinstance(event, Impression) else (event,):
             own = {"item_id": one.item_id, "position": one.position, "score": one.score, "propensity": one.propensity}
             own["source"] = one.source if isinstance(one, Shown) else None
@@ -91,6 +93,15 @@ def from_events(events: Iterable[Event], items: Iterable[Item], users: Iterable[
         _frame(rows, INTERACTIONS),
         tuple(sorted(context)),
     )
+
+
+def _request_id(event: Impression, used: set[tuple[str, str]]) -> str:
+    candidates = itertools.chain(
+        (event.request_id or event.event_id, event.event_id), (f"{event.event_id}#{n}" for n in itertools.count(2))
+    )
+    chosen = next(candidate for candidate in candidates if (event.user_id, candidate) not in used)
+    used.add((event.user_id, chosen))
+    return chosen
 
 
 def _shown(known: dict[str, Sequence[Any]], rows: Sequence[int]) -> tuple[Shown, ...]:
@@ -158,9 +169,13 @@ def _frame(rows: Iterable[dict[str, Any]], known: Iterable[str]) -> pd.DataFrame
 
 
 def _series(values: Sequence[Any]) -> pd.Series:
-    kinds = {type(value) for value in values if value is not None}
-    if kinds == {int}:
+    """Of one type: numbers beside text become text, as do whole numbers beyond 64 bits."""
+    present = [value for value in values if value is not None]
+    kinds = {type(value) for value in present}
+    if kinds == {int} and min(present) >= -(2**63) and max(present) < 2**63:
         return pd.Series(values, dtype="Int64")
-    if kinds and kinds <= {int, float}:
+    if float in kinds and kinds <= {int, float}:
         return pd.Series(values, dtype="float64")
+    if kinds & {int, float}:
+        values = [None if value is None else str(value) for value in values]
     return pd.Series(values, dtype=object)

@@ -7,12 +7,16 @@ from typing import Literal
 
 import pandas as pd
 import pyarrow as pa
+import structlog
+from pandas.api.types import is_string_dtype
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from feed.dataset import columns
 from feed.dataset.schema import INTERACTIONS, ITEMS, USERS, Dataset
 from feed.errors import BadData
+
+log = structlog.get_logger()
 
 Format = Literal["parquet", "csv"]
 TABLES = {"users": USERS, "items": ITEMS, "interactions": INTERACTIONS}
@@ -28,9 +32,14 @@ def read(path: Path, context: Sequence[str] = ()) -> Dataset:
         raise BadData(f"{path}: no such folder; it should hold users, items and interactions, each as .parquet or .csv")
     frames = {name: _frame(_file(path, name)) for name in TABLES}
     try:
-        return Dataset(**frames, context=tuple(context))
+        dataset = Dataset(**frames, context=tuple(context))
     except BadData as error:
         raise BadData(f"{path}: {error}") from error
+    if ignored := [c for c in frames["interactions"] if c not in INTERACTIONS and c not in context]:
+        log.info("further columns of the interactions are ignored; name them as context to keep them", columns=ignored)
+    _notice_unknown(dataset.interactions["user_id"], dataset.users["user_id"], "their profile is empty")
+    _notice_unknown(dataset.interactions["item_id"], dataset.items["item_id"], "they are counted, but never ranked")
+    return dataset
 
 
 def write(dataset: Dataset, path: Path, format: Format = "parquet") -> None:
@@ -45,10 +54,19 @@ def write(dataset: Dataset, path: Path, format: Format = "parquet") -> None:
         if format == "parquet":
             parquet.write_table(_arrow(frame), file)
         else:
-            _for_csv(frame).to_csv(file, index=False, lineterminator="\n")
+            _to_csv(frame, file)
         for other in FORMATS:
             if other != format:
                 (path / f"{name}.{other}").unlink(missing_ok=True)
+
+
+def _notice_unknown(used: pd.Series, described: pd.Series, outcome: str) -> None:
+    unknown = used[~used.isin(described)]
+    if len(unknown):
+        log.warning(
+            f"the interactions hold a {used.name} that no table describes: {outcome}",
+            ids=unknown.nunique(), rows=len(unknown), first=unknown.iloc[0],
+        )  # fmt: skip
 
 
 def _file(path: Path, name: str) -> Path:
@@ -97,8 +115,9 @@ def _arrow(frame: pd.DataFrame) -> pa.Table:
     return pa.table(arrays)
 
 
-def _for_csv(frame: pd.DataFrame) -> pd.DataFrame:
+def _to_csv(frame: pd.DataFrame, file: Path) -> None:
     frame = frame.copy()
+    quoting: Literal[0, 2] = csv.QUOTE_MINIMAL
     for name in frame.columns:
         if name == "tags":
             tags = frame[name].map(lambda value: "" if value is None else "|".join(value))
@@ -107,4 +126,6 @@ def _for_csv(frame: pd.DataFrame) -> pd.DataFrame:
             frame[name] = tags
         elif isinstance(frame[name].dtype, pd.DatetimeTZDtype):
             frame[name] = frame[name].map(lambda at: at.isoformat().replace("+00:00", "Z"), na_action="ignore")
-    return frame
+        if is_string_dtype(frame[name]) and frame[name].str.contains("\r").any():
+            quoting = csv.QUOTE_NONNUMERIC  # Python's writer, before 3.13, leaves a lone carriage return unquoted otherwise
+    frame.to_csv(file, index=False, lineterminator="\n", quoting=quoting)

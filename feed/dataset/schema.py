@@ -10,13 +10,10 @@ from difflib import get_close_matches
 from typing import cast
 
 import pandas as pd
-import structlog
 
 from feed.dataset import columns
 from feed.errors import BadData
 from feed.events import KINDS
-
-log = structlog.get_logger()
 
 Parse = Callable[[columns.Where, pd.Series], pd.Series]
 DAY_MS = 86_400_000
@@ -45,7 +42,7 @@ INTERACTIONS: Mapping[str, Parse] = {
     "occurred_at": columns.times_since_1970,
     "dwell_ms": columns.whole(0, DAY_MS),
     "request_id": columns.ids,
-    "position": columns.whole(0, 1_000_000),
+    "position": columns.whole(0, 2**53),
     "device": columns.text,
     "country": columns.text,
     "hour": columns.whole(0, 23),
@@ -62,7 +59,7 @@ REQUIRED = {"users": ("user_id",), "items": ("item_id",), "interactions": ("user
 class Dataset:
     """Users (n, columns), items (m, columns) and interactions (k, columns), checked and brought into one form when made.
 
-    Further columns of users and items are attributes; those of interactions are dropped with a notice, unless `context`
+    Further columns of users and items are attributes; those of interactions are dropped, unless `context`
     names them. Raises `BadData` naming table, column, row (counted from 1, header not counted) and value.
     """
 
@@ -72,31 +69,17 @@ class Dataset:
     context: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        further = [name for name in self.interactions.columns if name not in INTERACTIONS]
         if absent := [name for name in self.context if name not in self.interactions.columns]:
             raise BadData(f"interactions: no column {absent[0]!r} to take as context; there are {_list(self.interactions)}")
         users = _table("users", self.users, USERS)
         items = _table("items", self.items, ITEMS)
         interactions = _table("interactions", self.interactions, INTERACTIONS, self.context)
-        if ignored := [name for name in further if name not in self.context]:
-            log.info("interactions: further columns are ignored, name them as context to keep them", columns=ignored)
         _unique("users", users["user_id"])
         _unique("items", items["item_id"])
         _requests_fit(interactions)
         for name, table in (("users", users), ("items", items), ("interactions", interactions)):
             object.__setattr__(self, name, table)
         object.__setattr__(self, "context", tuple(name for name in self.context if name in interactions))
-        self._notice_unknown("user_id", users, "their profile is empty")
-        self._notice_unknown("item_id", items, "they are counted but never ranked")
-
-    def _notice_unknown(self, column: str, table: pd.DataFrame, outcome: str) -> None:
-        used = self.interactions[column]
-        unknown = used[~used.isin(table[column])]
-        if len(unknown):
-            log.warning(
-                f"interactions name {column}s that no table describes: {outcome}",
-                ids=unknown.nunique(), rows=len(unknown), first=unknown.iloc[0],
-            )  # fmt: skip
 
 
 def _table(name: str, frame: pd.DataFrame, known: Mapping[str, Parse], context: Sequence[str] = ()) -> pd.DataFrame:
@@ -124,8 +107,8 @@ def _spelt_right(table: str, frame: pd.DataFrame, known: Mapping[str, Parse], co
     for required in REQUIRED[table]:
         if required not in frame:
             near = get_close_matches(required, further, 1, 0.7)
-            hint = f"; {near[0]!r} is not known: did you mean {required!r}?" if near else ""
-            raise BadData(f"{table}: the required column {required!r} is missing{hint} There are {_list(frame)}")
+            hint = f"; {near[0]!r} is not known: did you mean {required!r}?" if near else f"; there are {_list(frame)}"
+            raise BadData(f"{table}: the required column {required!r} is missing{hint}")
     for name in further:
         near = get_close_matches(str(name).lower(), [k for k in known if k not in frame], 1, 0.85)
         if near:

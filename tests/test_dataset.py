@@ -1,0 +1,298 @@
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace as changed
+from structlog.testing import capture_logs
+
+from feed import dataset
+from feed.catalogue import Item, User
+from feed.dataset import Dataset, Format
+from feed.errors import BadData
+from feed.events import Click, Event, Impression, Shown, View
+from tests import strategies
+
+FORMATS: list[Format] = ["parquet", "csv"]
+TABLES = {
+    "users": "user_id,signed_up_at,country,plan,height\n1,2025-01-01,NA,007,1.5\n2,,,,\n",
+    "items": "item_id,title,tags,creator_id,length\na,First,x|y,7,12\nb,,,,\n",
+    "interactions": (
+        "user_id,item_id,event,occurred_at,dwell_ms,request_id,position,rating\n"
+        "1,a,impression,2025-01-02T10:00:00Z,,r,1,\n"
+        "1,b,impression,2025-01-02T10:00:00Z,,r,0,\n"
+        "1,b,view,2025-01-02T12:00:05+02:00,1500,r,0,5\n"
+        "1,b,click,2025-01-02 10:00:04,,,,\n"
+    ),
+}
+
+
+def folder(path: Path, **tables: str) -> Path:
+    path.mkdir(exist_ok=True)
+    for name, content in (TABLES | tables).items():
+        (path / f"{name}.csv").write_text(content, newline="")
+    return path
+
+
+def without_ids(events: Iterable[Event]) -> list[Event]:
+    """Event ids are not in the tables; an impression's request id may have been its event id."""
+    return [
+        changed(event, event_id="", request_id=event.request_id or (event.event_id if isinstance(event, Impression) else None))
+        for event in events
+    ]
+
+
+def same(one: Dataset, other: Dataset) -> None:
+    for name in TABLES:
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), check_like=True)
+
+
+EVENTS = st.lists(strategies.EVENTS, max_size=6, unique_by=lambda event: (event.user_id, event.request_id or event.event_id))
+ITEMS = st.lists(strategies.ITEMS, max_size=4, unique_by=lambda item: item.item_id)
+USERS = st.lists(strategies.USERS, max_size=4, unique_by=lambda user: user.user_id)
+
+
+@settings(deadline=None, max_examples=40)
+@given(EVENTS, ITEMS, USERS)
+def test_events_items_and_users_survive_the_tables(events: list[Event], items: list[Item], users: list[User]) -> None:
+    events.sort(key=lambda event: event.occurred_at)
+    tables = dataset.from_events(events, items, users)
+    assert without_ids(dataset.events_of(tables)) == without_ids(events)
+    assert list(dataset.items_of(tables)) == items
+    assert list(dataset.users_of(tables)) == users
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@settings(deadline=None, max_examples=25)
+@given(events=EVENTS, items=ITEMS, users=USERS)
+def test_a_dataset_written_and_read_is_the_same(
+    format: Format, events: list[Event], items: list[Item], users: list[User]
+) -> None:
+    if format == "csv":
+        items = [changed(item, tags=tuple(tag.replace("|", "/") for tag in item.tags)) for item in items]
+    tables = dataset.from_events(events, items, users)
+    with tempfile.TemporaryDirectory() as path:
+        dataset.write(tables, Path(path), format)
+        read = dataset.read(Path(path), tables.context)
+    for name in TABLES:
+        for column in (found := getattr(read, name)):
+            if format == "csv" and column in ("weather", "x y"):  # text that is all numbers reads as numbers
+                found[column] = getattr(tables, name)[column]
+    same(read, tables)
+
+
+def test_numbers_and_text_under_one_name_become_text() -> None:
+    users = [User(user_id=str(n), attributes={"plan": value}) for n, value in enumerate((1, 1.5, "free", 2**70))]
+    tables = dataset.from_events([], [], users)
+    assert [user.attributes for user in dataset.users_of(tables)] == [{"plan": t} for t in ("1", "1.5", "free", str(2**70))]
+
+
+def test_two_impressions_under_one_request_id_stay_two() -> None:
+    at = datetime(2025, 1, 1, tzinfo=UTC)
+    twice = [Impression(event_id="e", user_id="1", occurred_at=at, request_id="r", items=(Shown("a", 0),))] * 3
+    tables = dataset.from_events(twice, [], [])
+    assert [event.request_id for event in dataset.events_of(tables)] == ["r", "e", "e#2"]
+
+
+def test_a_csv_is_read_as_meant(tmp_path: Path) -> None:
+    log = dataset.read(folder(tmp_path))
+    assert list(dataset.users_of(log)) == [
+        User(
+            user_id="1", signed_up_at=datetime(2025, 1, 1, tzinfo=UTC), country="NA", attributes={"plan": "007", "height": 1.5}
+        ),
+        User(user_id="2"),
+    ]
+    assert list(dataset.items_of(log)) == [
+        Item(item_id="a", title="First", tags=("x", "y"), creator_id="7", attributes={"length": 12}),
+        Item(item_id="b"),
+    ]
+    impression, click, view = dataset.events_of(log)
+    assert isinstance(impression, Impression)
+    assert impression.items == (Shown("b", 0), Shown("a", 1))
+    assert isinstance(click, Click)
+    assert click.occurred_at == datetime(2025, 1, 2, 10, 0, 4, tzinfo=UTC)
+    assert isinstance(view, View)
+    assert (view.occurred_at, view.dwell_ms, view.position) == (datetime(2025, 1, 2, 10, 0, 5, tzinfo=UTC), 1500, 0)
+
+
+def test_impressions_without_request_or_position_find_their_place(tmp_path: Path) -> None:
+    rows = "1,a,,\n1,b,,\n1,a,r,\n1,b,r,4\n1,a,r,\n"
+    head = "user_id,item_id,request_id,position,event,occurred_at\n"
+    log = folder(tmp_path, interactions=head + rows.replace("\n", ",impression,2025-01-01\n"))
+    events = [event for event in dataset.events_of(dataset.read(log)) if isinstance(event, Impression)]
+    assert [[(s.item_id, s.position) for s in event.items] for event in events] == [
+        [("a", 0)], [("b", 0)], [("b", 4), ("a", 5), ("a", 6)],
+    ]  # fmt: skip
+
+
+def test_equal_logs_give_equal_events_with_distinct_ids_that_sort_by_time(tmp_path: Path) -> None:
+    log = dataset.read(folder(tmp_path))
+    events = list(dataset.events_of(log))
+    assert events == list(dataset.events_of(dataset.read(tmp_path)))
+    assert len({event.event_id for event in events}) == len(events)
+    assert sorted(events, key=lambda event: event.event_id) == events
+
+
+def test_further_columns_of_interactions_are_ignored_with_a_notice_unless_named(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        log = dataset.read(folder(tmp_path))
+    assert [entry["columns"] for entry in logs if "ignored" in entry["event"]] == [["rating"]]
+    assert all(not event.context.attributes for event in dataset.events_of(log))
+    with capture_logs() as logs:
+        log = dataset.read(tmp_path, context=["rating"])
+    assert logs == []
+    assert [event.context.attributes for event in dataset.events_of(log)] == [{}, {}, {"rating": 5}]
+    same(log, replace(log))
+
+
+def test_ids_that_no_table_describes_are_kept_with_a_notice(tmp_path: Path) -> None:
+    interactions = "user_id,item_id,event,occurred_at\n1,a,like,2025-01-01\n9,a,like,2025-01-01\n9,zz,like,2025-01-01\n"
+    with capture_logs() as logs:
+        log = dataset.read(folder(tmp_path, interactions=interactions))
+    assert len(list(dataset.events_of(log))) == 3
+    assert [(entry["ids"], entry["rows"], entry["first"]) for entry in logs] == [(1, 2, "9"), (1, 1, "zz")]
+
+
+def test_whole_number_ids_stay_whole_beside_missing_ones(tmp_path: Path) -> None:
+    items = pd.DataFrame({"item_id": [1, 2], "creator_id": [7, None], "year": pd.array([1999, None], "Int64")})
+    users, interactions = (
+        pd.DataFrame({"user_id": [1]}),
+        pd.DataFrame({"user_id": [], "item_id": [], "event": [], "occurred_at": []}),
+    )
+    for name, table in (("items", items), ("users", users), ("interactions", interactions)):
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    found = list(dataset.items_of(dataset.read(tmp_path)))
+    assert found == [Item(item_id="1", creator_id="7", attributes={"year": 1999}), Item(item_id="2")]
+
+
+@pytest.mark.parametrize(
+    "times", [["2025-01-01 12:00", "2025-01-01 13:00"], ["2025-01-01 14:00+02:00", "2025-01-01 15:00+02:00"]]
+)
+def test_parquet_timestamps_with_and_without_zone_are_utc(times: list[str], tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "interactions.csv").unlink()
+    pd.DataFrame({"user_id": 1, "item_id": "a", "event": "like", "occurred_at": pd.to_datetime(times)}).to_parquet(
+        tmp_path / "interactions.parquet"
+    )
+    assert [event.occurred_at.hour for event in dataset.events_of(dataset.read(tmp_path))] == [12, 13]
+
+
+def test_writing_replaces_the_tables_of_the_other_format(tmp_path: Path) -> None:
+    log = dataset.read(folder(tmp_path))
+    dataset.write(log, tmp_path, "parquet")
+    same(dataset.read(tmp_path), log)
+
+
+def test_a_tag_with_a_bar_does_not_fit_into_csv(tmp_path: Path) -> None:
+    tables = dataset.from_events([], [Item(item_id="1", tags=("a|b",))], [])
+    with pytest.raises(BadData, match=r"items row 1: tags \('a\|b',\) holds a \|.*parquet"):
+        dataset.write(tables, tmp_path, "csv")
+
+
+INTERACTIONS = "user_id,item_id,event,occurred_at{more}\n1,a,{event},{at}{value}\n"
+
+
+def _interactions(more: str = "", event: str = "like", at: str = "2025-01-01", value: str = "") -> dict[str, str]:
+    return {"interactions": INTERACTIONS.format(more=more and f",{more}", event=event, at=at, value=value and f",{value}")}
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"users": "name\nx\n"}, r"users: the required column 'user_id' is missing; there are 'name'"),
+        ({"items": "itemid\n1\n"}, r"items: .*'item_id' is missing; 'itemid' is not known: did you mean 'item_id'\?"),
+        (
+            {"interactions": "user_id,item_id,event,occured_at\n1,a,like,2025-01-01\n"},
+            r"interactions: .*'occurred_at' is missing; 'occured_at' is not known: did you mean 'occurred_at'\?",
+        ),
+        ({"items": "item_id,categroy\na,x\n"}, r"items: unknown column 'categroy': did you mean 'category'\?"),
+        ({"items": "item_id,Category\na,x\n"}, r"items: unknown column 'Category': did you mean 'category'\?"),
+        ({"items": "item_id,item_id\na,x\n"}, r"items\.csv: column 'item_id' is there twice"),
+        (_interactions(at="yesterday"), r"interactions row 1: occurred_at 'yesterday' is no time.*ISO 8601"),
+        (_interactions(at="881250949"), r"interactions row 1: occurred_at '881250949' is a number.*ISO 8601"),
+        (_interactions(at="1969-07-20"), r"interactions row 1: occurred_at '1969-07-20' is before 1970"),
+        (_interactions(at=""), r"interactions row 1: occurred_at is missing"),
+        (_interactions(event="Click"), r"interactions row 1: event 'Click' is none of impression, .*did you mean 'click'\?"),
+        (_interactions(event="purchase"), r"interactions row 1: event 'purchase' is none of impression, view, "),
+        (_interactions(event="view", more="dwell_ms", value="-5"), r"interactions row 1: dwell_ms '-5' is negative"),
+        (_interactions(event="view", more="dwell_ms", value="1.5"), r"dwell_ms '1\.5' is not a whole number"),
+        (_interactions(event="view", more="dwell_ms", value="long"), r"dwell_ms 'long' is no number"),
+        (_interactions(event="view", more="dwell_ms", value="86400001"), r"dwell_ms '86400001' is more than 86400000"),
+        (_interactions(more="propensity", value="0"), r"propensity '0' is no propensity: probabilities in \(0, 1\]"),
+        (_interactions(more="propensity", value="1.2"), r"propensity '1\.2' is no propensity"),
+        (_interactions(more="score", value="1e999"), r"score '1e999' is not finite"),
+        (_interactions(more="hour", value="24"), r"hour '24' is more than 23"),
+        ({"users": "user_id\n1\n2\n1\n"}, r"users rows 1 and 3: user_id '1' twice"),
+        ({"items": "item_id\na\na\n"}, r"items rows 1 and 2: item_id 'a' twice"),
+        ({"users": 'user_id,x\n"",1\n'}, r"users row 1: user_id is missing: every row needs one"),
+        ({"users": f"user_id\n{'x' * 129}\n"}, r"users row 1: user_id .* is longer than 128"),
+        ({"items": f"item_id,tags\na,{'|'.join(map(str, range(65)))}\n"}, r"items row 1: tags .* has more than 64"),
+        ({"users": "user_id,plan\n1,x,3\n"}, r"users\.csv: not a readable csv file: .*Expected 2 columns, got 3"),
+        ({"users": ""}, r"users\.csv: not a readable csv file: Empty"),
+    ],
+)  # fmt: skip
+def test_a_bad_csv_is_refused_with_its_place_and_a_remedy(tables: dict[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=message):
+        dataset.read(folder(tmp_path, **tables))
+
+
+def test_the_number_of_bad_rows_is_said(tmp_path: Path) -> None:
+    rows = "1,a,like,2025-01-01\n1,a,like,x\n1,a,like,y\n"
+    with pytest.raises(BadData, match=r"interactions row 2: occurred_at 'x' .*\(2 such rows\)"):
+        dataset.read(folder(tmp_path, interactions="user_id,item_id,event,occurred_at\n" + rows))
+
+
+def test_a_request_is_one_list_and_not_a_session(tmp_path: Path) -> None:
+    rows = "1,a,impression,2025-01-01,r\n" * 501
+    with pytest.raises(BadData, match="request_id 'r' of user '1' shows 501 items, at most 500"):
+        dataset.read(folder(tmp_path, interactions="user_id,item_id,event,occurred_at,request_id\n" + rows))
+
+
+def test_context_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="no column 'weather' to take as context; there are 'user_id'"):
+        dataset.read(folder(tmp_path), context=["weather"])
+
+
+def test_a_missing_or_ambiguous_or_broken_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="no such folder"):
+        dataset.read(tmp_path / "nowhere")
+    folder(tmp_path)
+    (tmp_path / "items.parquet").write_bytes(b"PAR1 broken")
+    with pytest.raises(BadData, match=r"holds both items\.parquet and items\.csv"):
+        dataset.read(tmp_path)
+    (tmp_path / "items.csv").unlink()
+    with pytest.raises(BadData, match=r"items\.parquet: not a readable parquet file"):
+        dataset.read(tmp_path)
+    (tmp_path / "items.parquet").unlink()
+    with pytest.raises(BadData, match=r"holds neither items\.parquet nor items\.csv"):
+        dataset.read(tmp_path)
+    (tmp_path / "items.csv").write_bytes(b"item_id\n\xff\n")
+    with pytest.raises(BadData, match=r"items\.csv: not a readable csv file"):
+        dataset.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pd.Series([1.5]), r"items row 1: category 1\.5 is neither text nor a whole number"),
+        (pd.Series(pd.to_datetime(["2025-01-01"])), "items: column category is of type datetime64"),
+        (pd.Series([["x"]]), r"items row 1: category \['x'\] is neither text"),
+    ],
+)
+def test_a_column_of_another_type_is_refused(column: "pd.Series[Any]", message: str) -> None:
+    users, none = pd.DataFrame({"user_id": ["1"]}), pd.DataFrame({"user_id": [], "item_id": [], "event": [], "occurred_at": []})
+    with pytest.raises(BadData, match=message):
+        Dataset(users, pd.DataFrame({"item_id": ["a"], "category": column}), none)
+
+
+def test_numbers_are_not_taken_for_times() -> None:
+    users, items = pd.DataFrame({"user_id": ["1"]}), pd.DataFrame({"item_id": ["a"]})
+    rows = pd.DataFrame({"user_id": ["1"], "item_id": ["a"], "event": ["like"], "occurred_at": [881250949]})
+    with pytest.raises(BadData, match="occurred_at 881250949 is a number: write the time as ISO 8601"):
+        Dataset(users, items, rows)

@@ -1,0 +1,99 @@
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka.partitioner.default import murmur2
+from msgspec import Struct
+
+from feed import wire
+from feed.catalogue import Item, User
+from feed.errors import Unreadable
+from feed.events import Event
+from tests import strategies
+
+POSITIONS = st.builds(wire.Position, strategies.TEXT, st.integers(0, 999), st.integers(0, 2**53))
+LIKE: dict[str, Any] = {
+    "event": "like", "event_id": "0195", "v": 1, "user_id": "42", "occurred_at": "2025-03-01T12:00:00Z", "item_id": "7",
+}  # fmt: skip
+
+
+@given(strategies.EVENTS)
+def test_an_event_read_from_its_bytes_is_the_event(event: Event) -> None:
+    assert wire.decode_event(wire.encode(event)) == event
+
+
+@given(strategies.ITEMS)
+def test_an_item_read_from_its_bytes_is_the_item(item: Item) -> None:
+    assert wire.decode_item(wire.encode(item)) == item
+
+
+@given(strategies.USERS)
+def test_a_user_read_from_its_bytes_is_the_user(user: User) -> None:
+    assert wire.decode_user(wire.encode(user)) == user
+
+
+@given(st.lists(strategies.TEXT, max_size=3).map(tuple), POSITIONS)
+def test_a_feature_update_read_from_its_bytes_is_the_update(users: tuple[str, ...], position: wire.Position) -> None:
+    update = wire.FeatureUpdate(users, position)
+    assert wire.decode_update(wire.encode(update)) == update
+
+
+@given(POSITIONS, st.none() | st.binary(), st.none() | st.binary())
+def test_a_dead_letter_keeps_any_bytes(position: wire.Position, key: bytes | None, value: bytes | None) -> None:
+    letter = wire.DeadLetter("interactions", position, "why", key, value)
+    assert wire.decode_letter(wire.encode(letter)) == letter
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"event": "liked"}, "liked"),
+        ({"v": 2}, "v"),
+        ({"user_id": ""}, "user_id"),
+        ({"user_id": None}, "user_id"),
+        ({"item_id": "x" * 129}, "item_id"),
+        ({"occurred_at": "2025-03-01T12:00:00"}, "occurred_at"),
+        ({"occurred_at": "yesterday"}, "occurred_at"),
+        ({"event": "view", "dwell_ms": -1}, "dwell_ms"),
+        ({"event": "view", "dwell_ms": 86_400_001}, "dwell_ms"),
+        ({"propensity": 0}, "propensity"),
+        ({"propensity": 1.01}, "propensity"),
+        ({"position": -1}, "position"),
+        ({"context": {"hour": 24}}, "hour"),
+        ({"event": "impression", "items": []}, "items"),
+        ({"event": "impression", "items": [{"item_id": "7"}]}, "position"),
+    ],
+)
+def test_an_impossible_event_is_unreadable_and_the_reason_names_the_field(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(Unreadable, match=named):
+        wire.decode_event(json.dumps(LIKE | change).encode())
+
+
+@pytest.mark.parametrize("missing", ["event", "event_id", "user_id", "occurred_at", "item_id"])
+def test_an_event_without_a_required_field_is_unreadable(missing: str) -> None:
+    with pytest.raises(Unreadable, match=missing):
+        wire.decode_event(json.dumps({name: value for name, value in LIKE.items() if name != missing}).encode())
+
+
+@given(st.binary() | strategies.TEXT.map(str.encode), st.sampled_from([wire.decode_event, wire.decode_item, wire.decode_user]))
+def test_no_bytes_do_worse_than_unreadable(value: bytes, decode: Callable[[bytes], Struct]) -> None:
+    with pytest.raises(Unreadable, match="event-schema"):
+        decode(value)
+
+
+def test_a_record_without_value_is_unreadable() -> None:
+    with pytest.raises(Unreadable, match="no value"):
+        wire.decode_event(None)
+
+
+def test_whole_number_ids_and_unknown_fields_are_accepted() -> None:
+    read = wire.decode_event(json.dumps(LIKE | {"user_id": 42, "item_id": 7, "colour": "red"}).encode())
+    assert read == wire.decode_event(json.dumps(LIKE).encode())
+
+
+@given(strategies.TEXT, st.integers(1, 1000))
+def test_partitions_are_those_of_the_java_client(key: str, partitions: int) -> None:
+    assert wire.partition_of(key, partitions) == (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
