@@ -76,7 +76,7 @@ class Server:
 
 
 def start_broker(port: int, folder: Path) -> Server:
-    """A broker on `port`, ready; it logs to `folder`/broker.log. Raises `FeedError` if the port is taken or it fails to start."""
+    """A broker on `port`, ready; logs to `folder`/broker.log. Raises `FeedError` if the port is taken or it fails to start."""
     return _start("broker", port, folder, _broker_command(port), _accepts)
 
 

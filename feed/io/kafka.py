@@ -1,0 +1,276 @@
+"""Kafka for everything that is not a stream processor: topics, sending, reading a topic from its beginning.
+
+All clients find the broker's version by themselves: an explicit one misreads newer brokers.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import stamina
+import structlog
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
+from msgspec import Struct
+
+from feed.errors import BadSetting, FeedError
+from feed.wire import TOPICS, Topic, encode, partition_of
+
+log = structlog.get_logger()
+
+UNACKNOWLEDGED = 20_000  # messages sent and not yet acknowledged: from there on `send` blocks
+SAY_SECONDS = 5.0  # between two lines that say what is waited for
+FLUSH_SECONDS = 60.0
+CLOSE_SECONDS = 5.0
+QUIET_SECONDS = 1.0  # a topic is read to its end when its end was reached and nothing has come for this long
+_FOREVER_MS = 2**31 - 1
+
+
+class Record(NamedTuple):
+    """One record of a topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+def wait_for_broker(servers: str) -> None:
+    """Return when one of `servers` answers; waits as long as it takes, saying for what and where."""
+    _connect(servers).close()
+
+
+def ensure_topics(servers: str, partitions: int, topics: Sequence[Topic] = TOPICS) -> dict[str, str]:
+    """Create what is missing of `topics`, once the broker answers; returns the id of each by its name.
+
+    `partitions`: of those topics that do not have a number of their own. Raises `BadSetting` if one is there with another
+    number of partitions, because a user's events would then be spread differently than they have been.
+    """
+    admin = _connect(servers)
+    try:
+        there = {found["name"]: found for found in admin.describe_topics()}
+        for topic in topics:
+            if topic.name not in there:
+                _create(admin, topic, topic.partitions or partitions)
+        there = {found["name"]: found for found in admin.describe_topics([topic.name for topic in topics])}
+    finally:
+        admin.close()
+    for topic in topics:
+        wanted, found = topic.partitions or partitions, len(there[topic.name]["partitions"])
+        if found != wanted:
+            raise BadSetting(
+                f"topic {topic.name} at {servers} has {found} partitions, not {wanted}: "
+                + (f"set FEED_PARTITIONS={found}" if not topic.partitions else f"delete it, or create it with {wanted}")
+                + ", or point FEED_KAFKA at another broker"
+            )
+    return {topic.name: str(there[topic.name]["topic_id"]) for topic in topics}
+
+
+class Sender:
+    """Sends messages: keyed, acknowledged by all replicas, idempotent, in batches. For any number of threads.
+
+    Nothing is dropped: in an outage it keeps trying, and `send` blocks once `UNACKNOWLEDGED` messages wait. As a context
+    manager it flushes and closes at the end. Waits for the broker when it is made.
+    """
+
+    def __init__(self, servers: str) -> None:
+        self._servers = servers
+        self._change = threading.Condition()
+        self._sent = self._acked = self._failed = 0
+        self._error: BaseException | None = None
+        self._next: dict[tuple[str, int], int] = {}
+        self._partitions: dict[str, int] = {}
+        wait_for_broker(servers)
+        self._producer = KafkaProducer(
+            bootstrap_servers=servers,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=50,
+            batch_size=131_072,
+            request_timeout_ms=10_000,
+            delivery_timeout_ms=_FOREVER_MS,  # how long to wait is the caller's decision: see `flush`
+            max_block_ms=10_000,
+            reconnect_backoff_max_ms=1_000,
+            allow_auto_create_topics=False,
+        )
+
+    @property
+    def acked(self) -> int:
+        """How many messages the broker has acknowledged."""
+        return self._acked
+
+    def positions(self) -> dict[tuple[str, int], int]:
+        """The next offset after the last acknowledged message, by (topic, partition)."""
+        with self._change:
+            return dict(self._next)
+
+    def send(self, topic: Topic, key: str, message: Struct, partition: int | None = None) -> None:
+        """Send `message`, to `key`'s own partition if none is given. Blocks and raises as `send_raw`."""
+        if partition is None:
+            partition = partition_of(key, self._count(topic.name))
+        self.send_raw(topic.name, partition, key.encode(), encode(message))
+
+    def send_raw(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
+        """Send bytes; blocks while too many messages wait for their acknowledgement.
+
+        Raises `FeedError` if this message cannot be sent, or if the broker has refused earlier ones since this was last said.
+        """
+        with self._change:
+            if self._failed:
+                self._raise_failed()
+            if self._waiting >= UNACKNOWLEDGED:
+                self._wait_for_room()
+            self._sent += 1
+        try:
+            future = self._producer.send(topic, value, key=key, partition=partition)
+        except (KafkaError, ValueError, TypeError) as error:
+            with self._change:
+                self._sent -= 1
+            raise FeedError(f"not sent to {topic}/{partition} at {self._servers}, key {key!r}: {error}") from error
+        future.add_callback(self._on_ack)
+        future.add_errback(self._on_failure)
+
+    def flush(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Return when everything that was sent is acknowledged.
+
+        Raises `FeedError` with the number of messages that were refused, or that are still not acknowledged after `seconds`
+        (these are not given up: they stay queued).
+        """
+        deadline = time.monotonic() + seconds
+        while self._waiting and not self._failed and (left := deadline - time.monotonic()) > 0:
+            try:
+                self._producer.flush(min(left, SAY_SECONDS))  # sends partly filled batches at once
+            except KafkaTimeoutError:
+                self._say_waiting()
+            with self._change:
+                self._change.wait_for(lambda: self._failed or not self._waiting, 0.05)
+        with self._change:
+            if self._failed:
+                self._raise_failed()
+            if self._waiting:
+                raise FeedError(
+                    f"{self._waiting} messages were not acknowledged by {self._servers} within {seconds:.0f} s: "
+                    "is the broker running?"
+                )
+
+    def close(self) -> None:
+        """Close the connection; what is not acknowledged by then is given up."""
+        try:
+            self._producer.close(CLOSE_SECONDS)
+        except KafkaTimeoutError:  # it gave up waiting before it closed anything, and would try once more when collected
+            self._producer._sender.force_close()
+            self._producer._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.flush(CLOSE_SECONDS)
+        finally:
+            self.close()
+
+    @property
+    def _waiting(self) -> int:
+        return self._sent - self._acked - self._failed
+
+    def _count(self, topic: str) -> int:
+        if topic not in self._partitions:
+            self._partitions[topic] = _partitions(self._servers, topic)
+        return self._partitions[topic]
+
+    def _wait_for_room(self) -> None:
+        while self._waiting > UNACKNOWLEDGED // 2 and not self._failed:
+            before = self._acked
+            self._change.wait(SAY_SECONDS)
+            if self._acked == before and not self._failed:
+                self._say_waiting()
+
+    def _say_waiting(self) -> None:
+        log.warning("waiting for the broker", servers=self._servers, unacknowledged=self._waiting)
+
+    def _on_ack(self, metadata: Any) -> None:
+        with self._change:
+            self._acked += 1
+            place = (metadata.topic, metadata.partition)
+            if metadata.offset >= self._next.get(place, 0):  # -1 if it was a repetition that the broker had already
+                self._next[place] = metadata.offset + 1
+            self._wake()
+
+    def _on_failure(self, error: BaseException) -> None:
+        with self._change:
+            self._failed += 1
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._failed or self._waiting in (0, UNACKNOWLEDGED // 2):  # not at each message: that costs a thread switch
+            self._change.notify_all()
+
+    def _raise_failed(self) -> None:
+        failed, error = self._failed, self._error
+        self._sent, self._failed, self._error = self._sent - failed, 0, None
+        raise FeedError(f"{failed} messages were refused by {self._servers}: {error}") from error
+
+
+def read_topic(servers: str, topic: Topic) -> Iterator[Record]:
+    """All records of `topic` from its beginning to what is there when this is called, in order within each partition.
+
+    What arrives while it reads may be among them. Raises `FeedError` if there is no such topic.
+    """
+    places = [TopicPartition(topic.name, n) for n in range(_partitions(servers, topic.name))]
+    consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, fetch_max_wait_ms=200)
+    try:
+        consumer.assign(places)
+        consumer.seek_to_beginning(*places)
+        ends = consumer.end_offsets(places)
+        quiet_since = None
+        while quiet_since is None or time.monotonic() - quiet_since < QUIET_SECONDS:
+            found = consumer.poll(200, max_records=10_000)
+            for records in found.values():
+                for r in records:
+                    yield Record(r.topic, r.partition, r.offset, r.key, r.value)
+            # the embedded broker names an end up to one batch too early, so the end alone is not the end
+            if found or any(consumer.position(place) < end for place, end in ends.items()):
+                quiet_since = None
+            else:
+                quiet_since = quiet_since or time.monotonic()
+    finally:
+        consumer.close()
+
+
+def _connect(servers: str) -> KafkaAdminClient:
+    for attempt in stamina.retry_context(on=KafkaError, attempts=None, timeout=None, wait_initial=0.2, wait_max=5.0):
+        with attempt:
+            if attempt.num > 1:
+                log.warning("waiting for the broker", servers=servers, attempt=attempt.num)
+            return KafkaAdminClient(bootstrap_servers=servers, bootstrap_timeout_ms=2_000)
+    raise AssertionError("unreachable: attempts are unlimited")
+
+
+def _partitions(servers: str, topic: str) -> int:
+    """How many partitions `topic` has. Raises `FeedError` if it is not there."""
+    admin = _connect(servers)
+    try:
+        # of all topics: the embedded broker creates a topic that is asked for by name
+        counts = {found["name"]: len(found["partitions"]) for found in admin.describe_topics()}
+    finally:
+        admin.close()
+    if topic not in counts:
+        raise FeedError(f"no topic {topic} at {servers}: start a stream processor, which creates it")
+    return counts[topic]
+
+
+def _create(admin: KafkaAdminClient, topic: Topic, partitions: int) -> None:
+    settings: dict[str, Any] = {"num_partitions": partitions, "replication_factor": -1}  # as the broker has it set
+    if topic.compacted:
+        settings["configs"] = {"cleanup.policy": "compact"}
+    try:
+        admin.create_topics({topic.name: settings}, wait_for_metadata=True)
+        log.info("created topic", topic=topic.name, partitions=partitions)
+    except TopicAlreadyExistsError:
+        pass  # another process was faster; its partitions are checked like any other's
