@@ -1,0 +1,172 @@
+"""Rank everybody: the model's best items of every user, into Redis and `rankings.csv`, with quality figures and a report.
+
+    Redis (or --data: a log folded in memory) ─► states, item table ─► Ranker ─┬─► feed:{user id} (as served: arms, exploration)
+                                                                               └─► rankings.csv, figures (the model's ranking)
+
+`python offline/rank.py`
+"""
+
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from feed import dataset, errors, settings
+from feed.errors import NoChampion
+from feed.events import utc
+from feed.features import BatchState, ItemTable, UserState
+from feed.io.feeds import FeedStore
+from feed.io.redis import FeatureStore, connect
+from feed.monitoring.quality import QUANTILES, Quality, measure
+from feed.ranking.arms import Policy
+from feed.ranking.live import load
+from feed.ranking.standard import Ranker
+from feed.registry import Registry
+from feed.settings import Settings
+from offline.report import execution_report
+
+USERS_AT_ONCE = 1000  # read, ranked and written together
+HEADER = ("user_id", "item_id", "score", "rank")
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Everybody to rank: the item table, the newest event time (seconds since 1970), and how to get at the users' states.
+
+    `feeds`: where their feeds go; None: nowhere.
+    """
+
+    table: ItemTable
+    now: float
+    ids: list[str]
+    states: Iterator[list[UserState]]
+    feeds: FeedStore | None
+
+
+def run(configuration: Settings, output: Path, data: Path | None = None) -> Quality:
+    """Rank everybody with the champion, write `output` and, without `data`, everybody's feed; print figures and report.
+
+    `data`: a folder in the data format, read instead of Redis. Raises `NoChampion`, `BadModel`, `BadData`.
+    """
+    champion = Registry(configuration.registry).champion()
+    if champion is None:
+        raise NoChampion(
+            f"no champion in {configuration.registry}: train one with `python offline/bootstrap.py`, or set FEED_REGISTRY "
+            "to the registry that has one"
+        )
+    audience = from_redis(configuration.redis) if data is None else from_files(data)
+    ranker = load(champion, audience.table, Policy.of(configuration), audience.now)
+    quality = rank_all(ranker, audience, output)
+    console = Console()
+    console.print(figures(quality))
+    console.print(f"Model {champion.version}; rankings in {output}\n", highlight=False, soft_wrap=True)
+    console.print(execution_report(quality, utc(time.time())), end="", highlight=False, markup=False, soft_wrap=True)
+    return quality
+
+
+def from_redis(url: str) -> Audience:
+    """Everybody of whom Redis knows anything."""
+    client = connect(url)
+    store = FeatureStore(client)
+    table = store.load_items()
+    ids = sorted(store.all_user_ids(), key=natural)
+    parts = (ids[start : start + USERS_AT_ONCE] for start in range(0, len(ids), USERS_AT_ONCE))
+    states = ([state for state in store.users(part) if state is not None] for part in parts)
+    return Audience(table, store.now(), ids, states, FeedStore(client))
+
+
+def from_files(path: Path) -> Audience:
+    """Everybody in the log in folder `path`, folded from its beginning to its end. Raises `BadData`."""
+    log = dataset.read(path)
+    folded = BatchState(dataset.items_of(log), dataset.users_of(log))
+    for event in dataset.events_of(log):
+        folded.apply(event)
+    ids = sorted(folded.users, key=natural)
+    parts = (ids[start : start + USERS_AT_ONCE] for start in range(0, len(ids), USERS_AT_ONCE))
+    return Audience(folded.items, folded.now, ids, ([folded.users[i] for i in part] for part in parts), None)
+
+
+def natural(user_id: str) -> tuple[int, str]:
+    """Sorts "9" before "10"."""
+    return len(user_id), user_id
+
+
+def rank_all(ranker: Ranker, audience: Audience, output: Path) -> Quality:
+    """Rank and write; `output` appears when it is complete."""
+    aside = output.with_name(f".{output.name}.writing")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    rows, scores = [], []
+    with (
+        aside.open("w", newline="", encoding="utf-8") as file,
+        Progress(console=Console(stderr=True), transient=True) as progress,
+    ):
+        task = progress.add_task("ranking users", total=len(audience.ids))
+        write_header(file)
+        for states in audience.states:
+            ranking = ranker.model_ranking(states, audience.now)
+            write_rankings(file, ranking.users, ranking.rows, ranking.scores, audience.table.ids)
+            if audience.feeds is not None:
+                audience.feeds.write(ranker.rank(states, audience.now))
+            rows.append(ranking.rows)
+            scores.append(ranking.scores)
+            progress.advance(task, len(states))
+    aside.replace(output)
+    none = np.empty((0, 0))
+    table = audience.table
+    return measure(
+        np.concatenate(rows) if rows else none.astype(np.int64),
+        np.concatenate(scores) if scores else none,
+        table.category,
+        table.known,
+    )
+
+
+def write_header(file: TextIO) -> None:
+    """The names of the columns."""
+    csv.writer(file, lineterminator="\n").writerow(HEADER)
+
+
+def write_rankings(file: TextIO, users: list[str], rows: np.ndarray, scores: np.ndarray, ids: list[str]) -> None:
+    """One line a user and item, rank 1 = best; `rows` and `scores` (users, k) as in `feed.ranking.standard.Ranking`."""
+    writer = csv.writer(file, lineterminator="\n")
+    for user_id, its_rows, its_scores in zip(users, rows.tolist(), scores.tolist(), strict=True):
+        places = enumerate(zip(its_rows, its_scores, strict=True), 1)
+        writer.writerows((user_id, ids[row], f"{score:.6f}", rank) for rank, (row, score) in places if row >= 0)
+
+
+def figures(quality: Quality) -> Table:
+    """The quality figures as a table."""
+    table = Table("quality of the model's ranking", "value", title_justify="left")
+    table.add_row("user coverage", f"{quality.user_coverage:.1%}")
+    table.add_row("item coverage", f"{quality.item_coverage:.1%}")
+    table.add_row("items per feed", f"{quality.items_per_feed:.1f}")
+    table.add_row("diversity (pairs of unlike category)", f"{quality.diversity:.1%}")
+    table.add_row("Gini of exposure", f"{quality.gini:.3f}")
+    for quantile, score in zip(QUANTILES, quality.scores, strict=True):
+        table.add_row(f"score, {quantile:.0%} quantile", f"{score:.4f}")
+    return table
+
+
+def main(
+    data: Annotated[
+        Path | None, typer.Option(help="read this folder in the data format instead of Redis; write rankings.csv only")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="where rankings.csv goes; without it, beside the registry's folder")
+    ] = None,
+) -> None:
+    """Rank every user with the champion: into Redis and rankings.csv."""
+    configuration = settings.load()
+    run(configuration, output or configuration.registry.parent / "rankings.csv", data)
+
+
+if __name__ == "__main__":
+    errors.run(lambda: typer.run(main))

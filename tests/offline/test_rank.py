@@ -1,0 +1,115 @@
+"""The full ranking, from Redis and from files, on a real Redis."""
+
+import csv
+import re
+
+import msgspec
+import pytest
+
+from feed import dataset
+from feed.catalogue import User
+from feed.errors import NoChampion
+from feed.features import consumed
+from feed.io.feeds import FeedStore
+from feed.io.redis import Change, FeatureStore, connect
+from feed.models import snapshot as snapshots
+from feed.ranking.arms import Policy, arm_of
+from feed.registry import Registry
+from feed.settings import Settings
+from feed.wire import Position
+from offline import rank
+from offline.rank import natural
+from tests.small import NOW, click, item, snapshot, world
+
+USERS, ITEMS = 30, 120
+
+
+@pytest.fixture
+def configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = Settings(registry=tmp_path / "registry", feed_size=20, popular_share=0.2, random_share=0.2)
+    trained = snapshot(world(USERS, ITEMS))
+    registry = Registry(made.registry)
+    version = registry.publish(lambda path: snapshots.save(path, trained.model, trained.space, {}))
+    registry.promote(version)
+    return made
+
+
+def fill(url: str) -> None:
+    state = world(USERS, ITEMS)
+    change = Change(Position("L", 0, 1), users=state.users, items=state.items.by_id, newest=NOW)
+    assert FeatureStore(connect(url)).apply(change, 0, "U", 0).done
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def check_rankings(lines, state):
+    by_user = {}
+    for line in lines:
+        by_user.setdefault(line["user_id"], []).append(line)
+    assert list(by_user) == sorted(state.users, key=natural)
+    for user_id, its in by_user.items():
+        assert [int(line["rank"]) for line in its] == list(range(1, 21))
+        scores = [float(line["score"]) for line in its]
+        assert scores == sorted(scores, reverse=True)
+        assert not {line["item_id"] for line in its} & set(consumed(state.users[user_id]))
+
+
+def test_everybody_is_ranked_into_redis_and_csv(redis_url, configuration, tmp_path, capsys):
+    fill(redis_url)
+    configuration = configuration.model_copy(update={"redis": redis_url})
+    quality = rank.run(configuration, output=tmp_path / "out" / "rankings.csv")
+    lines = read(tmp_path / "out" / "rankings.csv")
+    assert list(lines[0]) == ["user_id", "item_id", "score", "rank"]
+    check_rankings(lines, world(USERS, ITEMS))
+    assert quality.rankings == len(lines) == USERS * 20
+    assert quality.item_coverage == len({line["item_id"] for line in lines}) / ITEMS
+
+    by_user = {}
+    for line in lines:
+        by_user.setdefault(line["user_id"], []).append(line["item_id"])
+    arms = set()
+    for feed in FeedStore(connect(redis_url)).read_many(list(by_user)):
+        arms.add(feed.arm)
+        assert feed.arm == arm_of(feed.user_id, Policy.of(configuration))
+        assert (feed.generation, feed.model_version, len(feed.items)) == (1, "v000001", 20)
+        if feed.arm == "learned":  # the model's ranking with two places drawn
+            chosen = [i.item_id for i in feed.items if i.source == "model"]
+            assert chosen == by_user[feed.user_id][:18]
+    assert arms == {"learned", "popular", "random"}
+
+    printed = capsys.readouterr().out
+    assert re.search(r"Execution Time: \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\n", printed)
+    assert f"  Users processed: {USERS}\n  Items processed: {ITEMS}\n\nRanking Generation:\n  Total rankings: 600\n" in printed
+    assert printed.endswith("Feed ranking pipeline completed successfully!\n" + "=" * 80 + "\n")
+
+
+def test_a_newer_feed_stays(redis_url, configuration, tmp_path):
+    fill(redis_url)
+    configuration = configuration.model_copy(update={"redis": redis_url})
+    rank.run(configuration, tmp_path / "rankings.csv")
+    store = FeedStore(connect(redis_url))
+    newer = msgspec.structs.replace(store.read("7"), generation=9)
+    store.write([newer])
+    rank.run(configuration, tmp_path / "rankings.csv")
+    assert store.read("7") == newer
+
+
+def test_a_log_in_files_is_ranked_without_redis(configuration, tmp_path):
+    state = world(USERS, ITEMS)
+    events = [click(u, (u + k) % ITEMS) for u in range(USERS) for k in range(3)]
+    users = [User(user_id=u, platform="web") for u in range(USERS)]
+    dataset.write(dataset.from_events(events, [item(k) for k in range(ITEMS)], users), tmp_path / "data")
+    configuration = configuration.model_copy(update={"redis": "redis://127.0.0.1:1/0"})
+    quality = rank.run(configuration, tmp_path / "rankings.csv", data=tmp_path / "data")
+    check_rankings(read(tmp_path / "rankings.csv"), state)
+    assert (quality.users, quality.items, quality.user_coverage) == (USERS, ITEMS, 1.0)
+
+
+def test_without_a_champion_the_error_says_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NoChampion, match=r"no champion in .*registry.*bootstrap\.py"):
+        rank.run(Settings(registry=tmp_path / "registry"), tmp_path / "rankings.csv")
