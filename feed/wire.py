@@ -6,6 +6,7 @@ user's events to the same partition.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -62,6 +63,8 @@ class DeadLetter(Struct, frozen=True):
 
 encode = msgspec.json.Encoder().encode
 
+_START = datetime(1970, 1, 1, tzinfo=UTC)
+
 _event = msgspec.json.Decoder(Event)
 _item = msgspec.json.Decoder(Item)
 _user = msgspec.json.Decoder(User)
@@ -71,7 +74,10 @@ _letter = msgspec.json.Decoder(DeadLetter)
 
 def decode_event(value: bytes | None) -> Event:
     """The event in `value`. Raises `Unreadable`."""
-    return _decode(_event, value, "event")  # type: ignore[no-any-return]
+    event: Event = _decode(_event, value, "event")
+    if event.occurred_at < _START:
+        raise Unreadable(f"not a valid event: occurred_at {event.occurred_at.isoformat()} is before 1970")
+    return event
 
 
 def decode_item(value: bytes | None) -> Item:

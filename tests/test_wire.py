@@ -57,6 +57,7 @@ def test_a_dead_letter_keeps_any_bytes(position: wire.Position, key: bytes | Non
         ({"item_id": "x" * 129}, "item_id"),
         ({"occurred_at": "2025-03-01T12:00:00"}, "occurred_at"),
         ({"occurred_at": "yesterday"}, "occurred_at"),
+        ({"occurred_at": "1969-12-31T23:59:59Z"}, "occurred_at .* is before 1970"),
         ({"event": "view", "dwell_ms": -1}, "dwell_ms"),
         ({"event": "view", "dwell_ms": 86_400_001}, "dwell_ms"),
         ({"propensity": 0}, "propensity"),

@@ -1,0 +1,159 @@
+"""A log through the topics: users and items, then, once these are in everybody's features, the events in time order.
+
+What is already in the topic is not sent again, so a log that was stopped half-way goes on where it was.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import redis
+import structlog
+
+from feed import wire
+from feed.dataset import Dataset, events_of, items_of, users_of
+from feed.errors import FeedError
+from feed.events import Event
+from feed.io import kafka
+from feed.io.redis import FeatureStore, claim_catalogue
+
+log = structlog.get_logger()
+
+PATIENCE_SECONDS = 60.0  # without any progress of the features
+REPORT_SECONDS = 0.1
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Users, items and events acknowledged in this call, events that were there before, and each partition's next offset."""
+
+    users: int
+    items: int
+    events: int
+    events_before: int
+    positions: Mapping[tuple[str, int], int]
+
+
+def describe(name: str, dataset: Dataset) -> dict[str, object]:
+    """What `claim_catalogue` remembers of a log: its name and a hash of the messages that it makes."""
+    digest = hashlib.sha256()
+    for messages in (users_of(dataset), items_of(dataset), events_of(dataset)):
+        for message in messages:
+            digest.update(wire.encode(message))
+    return {"kind": "log", "name": name, "content": digest.hexdigest()[:16]}
+
+
+def publish_log(
+    servers: str,
+    client: redis.Redis,
+    topic_ids: Mapping[str, str],
+    dataset: Dataset,
+    description: Mapping[str, object],
+    speed: float = 0.0,
+    progress: Progress = lambda done, total: None,
+) -> Published:
+    """Publish `dataset`; `progress(done, total)` hears of events acknowledged, those of earlier calls included.
+
+    `speed`: seconds of the log per second, 0: as fast as possible. Needs the features agent. Raises `OtherCatalogue` if the
+    system holds another world or log, `FeedError` if nothing takes in the catalogue. `KeyboardInterrupt` goes through after
+    what was sent is acknowledged.
+    """
+    claim_catalogue(client, description)
+    with kafka.Sender(servers) as sender:
+        described = publish_catalogue(sender, dataset)
+        wait_for_features(FeatureStore(client), topic_ids, sender.positions())
+        there, positions = _published(servers)
+        events = list(events_of(dataset))
+        left = [event for event in events if event.event_id not in there]
+        before = len(events) - len(left)
+        if before:
+            log.info("going on where an earlier run stopped", events=before)
+
+        def report() -> None:
+            progress(before + sender.acked - sum(described), len(events))
+
+        try:
+            publish_events(sender, left, speed, report)
+        except KeyboardInterrupt:
+            sender.flush()
+            report()
+            raise
+        sender.flush()
+        report()
+        return Published(*described, sender.acked - sum(described), before, positions | sender.positions())
+
+
+def publish_catalogue(sender: kafka.Sender, dataset: Dataset) -> tuple[int, int]:
+    """Send and flush the users and items; returns how many there are of each."""
+    users = items = 0
+    for users, user in enumerate(users_of(dataset), 1):  # noqa: B007
+        sender.send(wire.USERS, user.user_id, user)
+    for items, item in enumerate(items_of(dataset), 1):  # noqa: B007
+        sender.send(wire.ITEMS, item.item_id, item)
+    sender.flush()
+    return users, items
+
+
+def publish_events(
+    sender: kafka.Sender, events: Iterable[Event], speed: float = 0.0, report: Callable[[], None] = lambda: None
+) -> None:
+    """Send events that are in time order, not waiting for their acknowledgement.
+
+    `speed`: seconds of the log per second, counted from the first event; 0: as fast as possible.
+    """
+    began, first, reported = time.monotonic(), None, 0.0
+    for event in events:
+        first = event.at if first is None else first
+        if speed and (wait := began + (event.at - first) / speed - time.monotonic()) > 0:
+            report()
+            time.sleep(wait)
+        sender.send(wire.INTERACTIONS, event.user_id, event)
+        if (now := time.monotonic()) - reported > REPORT_SECONDS:
+            report()
+            reported = now
+
+
+def wait_for_features(store: FeatureStore, topic_ids: Mapping[str, str], targets: Mapping[tuple[str, int], int]) -> None:
+    """Wait until the features contain everything before `targets`, which are offsets by (topic, partition).
+
+    Raises `FeedError` after a minute without progress.
+    """
+    before, since = -1, time.monotonic()
+    while True:
+        missing = {
+            (topic, partition): target - store.position(topic_ids[topic], partition)
+            for (topic, partition), target in targets.items()
+        }
+        left = sum(max(n, 0) for n in missing.values())
+        if left == 0:
+            return
+        if left != before:
+            log.info("features are catching up", records_left=left)
+            before, since = left, time.monotonic()
+        elif time.monotonic() - since > PATIENCE_SECONDS:
+            where = ", ".join(f"{topic}/{partition}" for (topic, partition), n in missing.items() if n > 0)
+            raise FeedError(
+                f"no progress for {PATIENCE_SECONDS:.0f} s, {left} records left in {where}: is the features agent running?"
+            )
+        time.sleep(0.2)
+
+
+class _Named(msgspec.Struct):
+    event_id: Any
+
+
+def _published(servers: str) -> tuple[Collection[str], dict[tuple[str, int], int]]:
+    """The ids of the events in the topic, and where its partitions end."""
+    ids, ends = set(), {}
+    named = msgspec.json.Decoder(_Named)
+    for record in kafka.read_topic(servers, wire.INTERACTIONS):
+        ends[record.topic, record.partition] = record.offset + 1
+        try:
+            ids.add(str(named.decode(record.value or b"").event_id))
+        except msgspec.DecodeError:
+            continue  # a dead letter
+    return ids, ends

@@ -1,0 +1,65 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from deploy import embedded
+from feed import dataset, wire
+from feed.catalogue import Item, User
+from feed.events import Click, Context, Event, Impression, Shown, View, utc
+from feed.io import kafka, publish
+from offline.export import Reader, export
+
+START = 1_700_000_000.0
+TABLES = ("users", "items", "interactions")
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[str]:
+    """An empty broker: an export reads whole topics."""
+    with embedded.start_broker(embedded.free_port(), tmp_path) as server:
+        kafka.ensure_topics(server.address, 3)
+        yield server.address
+
+
+def _events() -> Iterator[Event]:
+    for n in range(40):
+        at, user = utc(START + n), str(n % 5)
+        context = Context("phone", "NA", n % 24, {"weather": "rain"})
+        shown = tuple(Shown(str(i), i, 0.5 - i / 10, 0.1, "ranked") for i in range(3))
+        yield Impression(
+            event_id=f"i{n}", user_id=user, occurred_at=at, request_id=f"r{n}", items=shown, arm="learned",
+            model_version="v1", context=context,
+        )  # fmt: skip
+        yield View(event_id=f"v{n}", user_id=user, occurred_at=at, request_id=f"r{n}", item_id="0", position=0, dwell_ms=900)
+        yield Click(event_id=f"c{n}", user_id=user, occurred_at=at, item_id="1", propensity=0.1, score=0.4)
+
+
+def test_what_was_published_is_what_is_exported(own_broker: str) -> None:
+    items = [Item(item_id=str(n), title=f"No. {n}", tags=("a", "b"), attributes={"length": 1.5}) for n in range(3)]
+    users = [User(user_id=str(n), country="NA", attributes={"plan": "free"}) for n in range(5)]
+    log = dataset.from_events(_events(), items, users)
+    with kafka.Sender(own_broker) as sender:
+        publish.publish_catalogue(sender, log)
+        publish.publish_events(sender, dataset.events_of(log))
+    reader = Reader(own_broker)
+    found = export(reader)
+    assert reader.unreadable == {}
+    for name in TABLES:
+        key = ["occurred_at", "user_id"] if name == "interactions" else [f"{name[:-1]}_id"]
+        one, other = (getattr(tables, name).sort_values(key, kind="stable").reset_index(drop=True) for tables in (found, log))
+        pd.testing.assert_frame_equal(one, other)
+
+
+def test_the_last_entry_of_an_item_counts_and_unreadable_records_are_counted(own_broker: str) -> None:
+    with kafka.Sender(own_broker) as sender:
+        sender.send(wire.ITEMS, "1", Item(item_id="1", title="old"))
+        sender.flush()
+        sender.send(wire.ITEMS, "1", Item(item_id="1", title="new"))
+        sender.send_raw("interactions", 0, b"1", b"not json")
+    reader = Reader(own_broker)
+    found = export(reader)
+    assert list(dataset.items_of(found)) == [Item(item_id="1", title="new")]
+    assert reader.unreadable == {"interactions": 1}
+    assert len(found.users) == len(found.interactions) == 0

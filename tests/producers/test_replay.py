@@ -1,0 +1,181 @@
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from deploy import embedded
+from feed import dataset, wire
+from feed.catalogue import Item, User
+from feed.dataset import Dataset
+from feed.errors import BadSetting, OtherCatalogue
+from feed.events import Event, Like, View, utc
+from feed.io import kafka, publish
+from feed.io.redis import Change, FeatureStore, claim_topics, connect, read_catalogue
+from feed.settings import Settings
+from feed.wire import Position
+from producers import movielens, replay
+
+PARTITIONS = 3
+START = 1_700_000_000.0
+
+
+def small_log(events: int = 60) -> Dataset:
+    happened: list[Event] = [
+        (View if n % 2 else Like)(event_id=str(n), user_id=str(n % 7), item_id=str(n % 11), occurred_at=utc(START + n))
+        for n in range(events)
+    ]
+    return dataset.from_events(happened, [Item(item_id=str(n)) for n in range(11)], [User(user_id=str(n)) for n in range(7)])
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[str]:
+    """An empty broker: these tests read whole topics."""
+    with embedded.start_broker(embedded.free_port(), tmp_path) as server:
+        yield server.address
+
+
+@pytest.fixture
+def system(own_broker: str, redis_url: str) -> Settings:
+    return Settings(kafka=own_broker, redis=redis_url, partitions=PARTITIONS)
+
+
+@contextmanager
+def catalogue_agent(system: Settings) -> Iterator[None]:
+    """Says of users and items, as the features agent does, that they have been taken in."""
+    topic_ids = kafka.ensure_topics(system.kafka, PARTITIONS)
+    store, stop = FeatureStore(connect(system.redis)), threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            for topic in (wire.USERS, wire.ITEMS):
+                ends = {record.partition: record.offset + 1 for record in kafka.read_topic(system.kafka, topic)}
+                for partition, end in ends.items():
+                    position = Position(topic_ids[topic.name], partition, end)
+                    store.apply(Change(position), store.position(position.topic_id, partition), topic_ids["interactions"], 0)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def published(system: Settings) -> list[Event]:
+    return [wire.decode_event(record.value) for record in kafka.read_topic(system.kafka, wire.INTERACTIONS)]
+
+
+def silent(done: int, total: int) -> None:
+    """No progress shown."""
+
+
+def test_a_log_is_published_whole_in_each_users_order_with_its_own_times(system: Settings, tmp_path: Path) -> None:
+    log = small_log()
+    dataset.write(log, tmp_path / "log")
+    reports: list[tuple[int, int]] = []
+    with catalogue_agent(system):
+        said = replay.replay(system, tmp_path / "log", 0.0, (), lambda *report: reports.append(report))
+    assert said == "acknowledged: 7 users, 11 items, 60 events"
+    assert reports[-1] == (60, 60)
+    events = published(system)
+    assert sorted(events, key=lambda event: event.occurred_at) == list(dataset.events_of(log))
+    for user in range(7):
+        own = [event.occurred_at for event in events if event.user_id == str(user)]
+        assert own == sorted(own)
+
+
+def test_a_log_replayed_again_adds_nothing_and_a_part_of_it_is_completed(system: Settings, tmp_path: Path) -> None:
+    log = small_log()
+    dataset.write(log, tmp_path / "log")
+    topic_ids = kafka.ensure_topics(system.kafka, PARTITIONS)
+    with kafka.Sender(system.kafka) as sender:
+        publish.publish_events(sender, list(dataset.events_of(log))[:25])
+    with catalogue_agent(system):
+        said = replay.replay(system, tmp_path / "log", 0.0, (), silent)
+        assert said == "acknowledged: 7 users, 11 items, 35 events (25 were there before)"
+        client = connect(system.redis)
+        again = publish.publish_log(system.kafka, client, topic_ids, log, publish.describe("log", log))
+    assert (again.events, again.events_before) == (0, 60)
+    assert len(published(system)) == 60
+    assert sum(n for (topic, _), n in again.positions.items() if topic == "interactions") == 60
+
+
+def test_a_stopped_replay_says_how_far_it_came_and_loses_nothing(system: Settings) -> None:
+    log = small_log()
+    topic_ids = kafka.ensure_topics(system.kafka, PARTITIONS)
+    client = connect(system.redis)
+    reports: list[tuple[int, int]] = []
+
+    def stop_at_once(done: int, total: int) -> None:
+        reports.append((done, total))
+        if len(reports) == 1:
+            raise KeyboardInterrupt
+
+    with catalogue_agent(system), pytest.raises(KeyboardInterrupt):
+        publish.publish_log(system.kafka, client, topic_ids, log, publish.describe("log", log), 10.0, stop_at_once)
+    done, total = reports[-1]
+    assert total == 60
+    assert len(published(system)) == done > 0
+
+
+def test_another_catalogue_is_refused_before_anything_is_sent(system: Settings, tmp_path: Path) -> None:
+    dataset.write(small_log(), tmp_path / "log")
+    dataset.write(small_log(61), tmp_path / "other")
+    client = connect(system.redis)
+    claim_topics(client, kafka.ensure_topics(system.kafka, PARTITIONS))
+    with catalogue_agent(system):
+        replay.replay(system, tmp_path / "log", 0.0, (), silent)
+        with pytest.raises(OtherCatalogue, match=r'"name": "log".*not.*"name": "other".*empty'):
+            replay.replay(system, tmp_path / "other", 0.0, (), silent)
+    assert len(published(system)) == 60
+    held = read_catalogue(client)
+    assert held is not None
+    assert held["kind"] == "log"
+
+
+def test_a_log_is_known_by_its_content_whatever_its_format(tmp_path: Path) -> None:
+    log = small_log()
+    dataset.write(log, tmp_path / "a", "csv")
+    dataset.write(log, tmp_path / "b", "parquet")
+    told = [publish.describe("log", dataset.read(tmp_path / name)) for name in "ab"]
+    assert told[0] == told[1] != publish.describe("log", small_log(61))
+
+
+def test_speed_is_log_seconds_per_second(own_broker: str) -> None:
+    kafka.ensure_topics(own_broker, PARTITIONS)
+    events = list(dataset.events_of(small_log(31)))
+    with kafka.Sender(own_broker) as sender:
+        began = time.monotonic()
+        publish.publish_events(sender, events, speed=30.0)
+        assert time.monotonic() - began >= 1.0  # 30 s of log at 30 to 1
+        assert events[-1].occurred_at - events[0].occurred_at == timedelta(seconds=30)
+
+
+@pytest.mark.parametrize("speed", ["-1", "fast", "nan", "inf"])
+def test_an_impossible_speed_is_refused(speed: str) -> None:
+    with pytest.raises(BadSetting, match=f"--speed '{speed}'"):
+        replay._speed(speed)
+
+
+def test_movielens_is_views_and_likes_of_known_films_that_were_out() -> None:
+    log = movielens.load()
+    assert (len(log.users), len(log.items)) == (943, 1682)
+    assert log.interactions["event"].value_counts().to_dict() == {"view": 100_000, "like": 55_375}
+    first = log.interactions.merge(log.items, on="item_id")
+    assert not (first["occurred_at"] < first["created_at"]).any()
+    star_wars = next(item for item in dataset.items_of(log) if item.item_id == "50")
+    assert (star_wars.title, star_wars.category) == ("Star Wars (1977)", "Action")
+    assert star_wars.tags == ("Action", "Adventure", "Romance", "Sci-Fi", "War")
+    user = next(iter(dataset.users_of(log)))
+    assert (user.age_group, user.gender, user.attributes) == ("18-24", "M", {"occupation": "technician"})
+
+
+def test_without_its_package_movielens_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(movielens, "PACKAGE", "no_such_package_here")
+    with pytest.raises(movielens.BadData, match="make install"):
+        movielens.load()
