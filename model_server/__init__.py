@@ -1,0 +1,1 @@
+"""Feeds over HTTP: `app` validates, reads or ranks, and answers; `main` runs it."""

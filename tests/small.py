@@ -1,12 +1,17 @@
 """A small catalogue, its audience and an untrained model: enough for everything that does not judge the model."""
 
+from pathlib import Path
+
 import torch
 
 from feed.catalogue import Item, User
 from feed.events import Click, utc
 from feed.features import BatchState, FeatureSpace
+from feed.io.redis import Change, FeatureStore, connect
+from feed.models import snapshot as snapshots
 from feed.models.snapshot import Snapshot
 from feed.models.two_tower import TwoTower
+from feed.registry import Champion, Registry
 from feed.wire import Position
 
 NOW = 1.75e9
@@ -44,6 +49,18 @@ def snapshot(state: BatchState, seed: int = 0) -> Snapshot:
     space = FeatureSpace.fit(list(state.users.values()), state.items, NOW, {})
     model = TwoTower(space.user_spec, space.item_spec, space.sizes)
     return Snapshot(model.eval(), space, {})
+
+
+def promote(path: Path, trained: Snapshot) -> Champion:
+    """Make this model the champion of the registry in folder `path`."""
+    registry = Registry(path)
+    return registry.promote(registry.publish(lambda folder: snapshots.save(folder, trained.model, trained.space, {})))
+
+
+def fill(url: str, state: BatchState) -> None:
+    """Put an empty Redis into this state."""
+    change = Change(position(1), users=state.users, items=state.items.by_id, newest=NOW)
+    assert FeatureStore(connect(url)).apply(change, 0, "U", 0).done
 
 
 def position(offset: int, topic_id: str = "L") -> Position:

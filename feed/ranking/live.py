@@ -22,23 +22,22 @@ SHARE = 0.3  # of the time that refreshes may take when many items change
 
 
 class Live:
-    """Ranks with the registry's champion over `table`.
+    """Ranks with the registry's champion over `table`, which is empty before the first `refresh`.
 
-    `changed` brings changes into the table and returns the changed rows; `now` gives event time (seconds since 1970). Both
-    are called by `refresh` only, `now` also by `rank`; what they raise goes through. `rank` may run in any number of threads,
-    beside one `refresh`: it reads an index that no refresh changes, only replaces.
+    `changed` brings changes into the table and returns the changed rows; `now` gives event time (seconds since 1970); what
+    they raise goes through. `rank` may run in any number of threads beside a `refresh`: it reads an index that no refresh
+    changes, only replaces.
     """
 
     def __init__(
         self,
         registry: Registry,
         policy: Policy,
-        table: ItemTable,
         changed: Callable[[ItemTable], np.ndarray],
         now: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.table = table
+        self.table = ItemTable()
         self._registry, self._policy, self._changed, self._now, self._clock = registry, policy, changed, now, clock
         self._ranker: Ranker | None = None
         self._refused: Champion | None = None

@@ -11,15 +11,12 @@ from feed.catalogue import User
 from feed.errors import NoChampion
 from feed.features import consumed
 from feed.io.feeds import FeedStore
-from feed.io.redis import Change, FeatureStore, connect
-from feed.models import snapshot as snapshots
+from feed.io.redis import connect
 from feed.ranking.arms import Policy, arm_of
-from feed.registry import Registry
 from feed.settings import Settings
-from feed.wire import Position
 from offline import rank
 from offline.rank import natural
-from tests.small import NOW, click, item, snapshot, world
+from tests.small import click, fill, item, promote, snapshot, world
 
 USERS, ITEMS = 30, 120
 
@@ -28,17 +25,8 @@ USERS, ITEMS = 30, 120
 def configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = Settings(registry=tmp_path / "registry", feed_size=20, popular_share=0.2, random_share=0.2)
-    trained = snapshot(world(USERS, ITEMS))
-    registry = Registry(made.registry)
-    version = registry.publish(lambda path: snapshots.save(path, trained.model, trained.space, {}))
-    registry.promote(version)
+    promote(made.registry, snapshot(world(USERS, ITEMS)))
     return made
-
-
-def fill(url: str) -> None:
-    state = world(USERS, ITEMS)
-    change = Change(Position("L", 0, 1), users=state.users, items=state.items.by_id, newest=NOW)
-    assert FeatureStore(connect(url)).apply(change, 0, "U", 0).done
 
 
 def read(path):
@@ -59,7 +47,7 @@ def check_rankings(lines, state):
 
 
 def test_everybody_is_ranked_into_redis_and_csv(redis_url, configuration, tmp_path, capsys):
-    fill(redis_url)
+    fill(redis_url, world(USERS, ITEMS))
     configuration = configuration.model_copy(update={"redis": redis_url})
     quality = rank.run(configuration, output=tmp_path / "out" / "rankings.csv")
     lines = read(tmp_path / "out" / "rankings.csv")
@@ -88,7 +76,7 @@ def test_everybody_is_ranked_into_redis_and_csv(redis_url, configuration, tmp_pa
 
 
 def test_a_newer_feed_stays(redis_url, configuration, tmp_path):
-    fill(redis_url)
+    fill(redis_url, world(USERS, ITEMS))
     configuration = configuration.model_copy(update={"redis": redis_url})
     rank.run(configuration, tmp_path / "rankings.csv")
     store = FeedStore(connect(redis_url))

@@ -1,0 +1,118 @@
+"""The HTTP interface.
+
+GET /feed/{user_id}   the stored feed; for who has none, one ranked on demand (also for users never heard of)
+GET /health           the process answers
+GET /ready            Redis is reachable and a champion is loaded
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+import redis
+import structlog
+from fastapi import FastAPI, Path, Request
+from fastapi.responses import Response
+
+from feed.catalogue import Item
+from feed.errors import NoChampion
+from feed.features import new_user
+from feed.io.feeds import FeedStore
+from feed.io.redis import TRANSIENT, FeatureStore
+from feed.ranking.arms import Policy
+from feed.ranking.live import Live
+from feed.ranking.types import Feed
+from feed.registry import Registry
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 0.25  # how often to ask whether a refresh is due
+UserId = Annotated[str, Path(min_length=1, max_length=128, description="the user's id")]
+
+
+def create_app(client: redis.Redis, registry: Registry, policy: Policy) -> FastAPI:
+    """The application on this Redis and registry. The catalogue is read when it starts, and kept up to date until it stops."""
+    features, feeds = FeatureStore(client), FeedStore(client)
+    live = Live(registry, policy, features.refresh_items, features.now)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(keep_up(live))
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    app = FastAPI(title="Feedloop", lifespan=lifespan)
+    for error in TRANSIENT:
+        app.add_exception_handler(error, _redis_away)
+    app.add_exception_handler(NoChampion, _no_champion)
+
+    # plain functions: they wait for Redis and compute, so FastAPI runs them in its threads
+    @app.get("/feed/{user_id}", response_class=Response)
+    def feed(user_id: UserId) -> Response:
+        """The user's feed, best item first, and how it came to be."""
+        stored = feeds.read(user_id)
+        found = stored or live.rank([features.users([user_id])[0] or new_user(user_id)])[0]
+        return answer(describe(found, live.table.by_id, stored is not None))
+
+    @app.get("/health", response_class=Response)
+    async def health() -> Response:
+        """This process answers."""
+        return answer({"ok": True})
+
+    @app.get("/ready", response_class=Response)
+    def ready() -> Response:
+        """Whether feeds can be had: 200, or 503 with what is missing."""
+        try:
+            reachable = bool(client.ping())
+        except TRANSIENT:
+            reachable = False
+        ok = reachable and live.version is not None
+        return answer({"ready": ok, "redis": reachable, "champion": live.version}, 200 if ok else 503)
+
+    return app
+
+
+async def keep_up(live: Live) -> None:
+    """Follow catalogue and champion until cancelled, whatever happens: stored feeds can be served meanwhile."""
+    failed = ""
+    while True:
+        try:
+            await asyncio.to_thread(live.refresh)
+            failed = ""
+        except Exception as error:
+            if repr(error) != failed:  # once, not four times a second
+                log.warning(
+                    "catalogue and champion cannot be refreshed", error=repr(error), exc_info=not isinstance(error, TRANSIENT)
+                )
+            failed = repr(error)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def describe(feed: Feed, items: Mapping[str, Item], stored: bool) -> dict[str, Any]:
+    """The answer: how the feed came to be, and each place with the item's title and category (null where unknown)."""
+    described = msgspec.to_builtins(feed, builtin_types=())
+    described["stored"] = stored
+    for place, item in enumerate(described["items"]):
+        known = items.get(item["item_id"])
+        item["position"] = place
+        item["title"] = known.title if known else None
+        item["category"] = known.category if known else None
+    return dict(described)
+
+
+def answer(content: object, status: int = 200) -> Response:
+    """JSON."""
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def _redis_away(request: Request, error: Exception) -> Response:
+    return answer({"error": f"Redis does not answer: {error}"}, 503)
+
+
+def _no_champion(request: Request, error: Exception) -> Response:
+    return answer({"error": str(error)}, 503)

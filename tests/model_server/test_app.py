@@ -1,0 +1,172 @@
+"""The HTTP interface on a real Redis."""
+
+import asyncio
+import socket
+
+import httpx
+import msgspec
+import pytest
+
+from deploy import embedded
+from feed.errors import BadSetting
+from feed.io.feeds import FeedStore
+from feed.io.redis import Change, FeatureStore, connect
+from feed.ranking.arms import Policy
+from feed.ranking.types import Feed
+from feed.registry import Registry
+from model_server import main
+from model_server.app import create_app
+from tests.small import NOW, fill, item, position, promote, snapshot, world
+
+POLICY = Policy(feed_size=20, popular_share=0.0, random_share=0.0)
+
+
+def serve(url, path, scenario, policy=POLICY):
+    """Run `scenario(client)` against an application that has started."""
+
+    async def run():
+        app = create_app(connect(url), Registry(path), policy)
+        transport = httpx.ASGITransport(app=app)
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            await scenario(client)
+
+    asyncio.run(run())
+
+
+async def until_ready(client):
+    async with asyncio.timeout(20):
+        while (await client.get("/ready")).status_code != 200:
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def filled(redis_url, tmp_path):
+    fill(redis_url, world(users=5, items=60))
+    promote(tmp_path, snapshot(world(users=5, items=60)))
+    return redis_url, tmp_path
+
+
+def test_without_a_stored_feed_a_known_user_is_ranked_on_demand(filled):
+    async def scenario(client):
+        await until_ready(client)
+        answer = (await client.get("/feed/3")).json()
+        assert (answer["user_id"], answer["stored"], answer["arm"]) == ("3", False, "learned")
+        assert (answer["model_version"], answer["generation"]) == ("v000001", 1)
+        assert answer["position"] == {"topic_id": "L", "partition": 0, "offset": 3}
+        assert [place["position"] for place in answer["items"]] == list(range(20))
+        assert not {place["item_id"] for place in answer["items"]} & {"3", "4", "5"}
+        for place in answer["items"]:
+            k = int(place["item_id"])
+            assert (place["title"], place["category"]) == (f"Title {k}", f"c{k % 5}")
+            assert 0 < place["score"] < 1
+            assert place["source"] in ("model", "explore")
+        assert (await client.get("/feed/3")).json()["items"] == answer["items"]
+
+    serve(*filled, scenario)
+
+
+def test_a_stored_feed_is_answered_as_it_is_stored(filled):
+    url, path = filled
+    store = FeedStore(connect(url))
+
+    async def scenario(client):
+        await until_ready(client)
+        first = (await client.get("/feed/1")).json()
+        changed = {**first, "generation": 7, "items": first["items"][:3], "model_version": "of yesterday"}
+        store.write([msgspec.convert(changed, Feed)])
+        answer = (await client.get("/feed/1")).json()
+        assert (answer["stored"], answer["generation"], answer["model_version"]) == (True, 7, "of yesterday")
+        assert answer["items"] == first["items"][:3]
+
+    serve(url, path, scenario)
+
+
+@pytest.mark.parametrize("policy", [POLICY, Policy(20, 1.0, 0.0), Policy(20, 0.0, 1.0)])
+def test_users_never_heard_of_get_a_full_feed_and_leave_nothing_behind(filled, policy):
+    url, path = filled
+    keys = set(connect(url).keys())
+
+    async def scenario(client):
+        await until_ready(client)
+        for user in ("nobody", "日本", "a b"):
+            answer = await client.get(f"/feed/{user}")
+            assert answer.status_code == 200
+            assert len(answer.json()["items"]) == 20
+            assert answer.json()["position"] is None
+
+    serve(url, path, scenario, policy)
+    assert set(connect(url).keys()) == keys
+
+
+def test_a_new_item_can_be_ranked_within_a_second_of_being_published(filled):
+    url, path = filled
+
+    async def scenario(client):
+        await until_ready(client)
+        change = Change(position(2), items={"777": item(777)}, newest=NOW)
+        assert FeatureStore(connect(url)).apply(change, 1, "U", 0).done
+        async with asyncio.timeout(1.0):
+            while "777" not in {place["item_id"] for place in (await client.get("/feed/nobody")).json()["items"]}:
+                await asyncio.sleep(0.02)
+
+    serve(url, path, scenario, Policy(100, 0.0, 0.0))
+
+
+def test_before_there_is_a_champion_it_is_alive_but_not_ready_and_says_how_to_get_one(redis_url, tmp_path):
+    async def scenario(client):
+        assert (await client.get("/health")).json() == {"ok": True}
+        ready = await client.get("/ready")
+        assert (ready.status_code, ready.json()) == (503, {"ready": False, "redis": True, "champion": None})
+        answer = await client.get("/feed/42")
+        assert answer.status_code == 503
+        assert "bootstrap.py" in answer.json()["error"]
+        fill(redis_url, world(users=5, items=60))
+        promote(tmp_path, snapshot(world(users=5, items=60)))
+        await until_ready(client)
+        assert (await client.get("/feed/42")).status_code == 200
+
+    serve(redis_url, tmp_path, scenario)
+
+
+def test_an_impossible_user_id_is_refused(filled):
+    async def scenario(client):
+        assert (await client.get("/feed/" + "x" * 129)).status_code == 422
+
+    serve(*filled, scenario)
+
+
+def test_a_taken_port_is_named_with_the_setting_that_changes_it():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadSetting, match=rf"port {port} on 127\.0\.0\.1 is taken.*FEED_SERVER_PORT"):
+            main.listen("127.0.0.1", port)
+    main.listen("127.0.0.1", port).close()
+
+
+@pytest.mark.parametrize("host", ["no such host", "192.0.2.1"])
+def test_an_impossible_address_is_named_with_its_settings(host):
+    with pytest.raises(BadSetting, match=r"cannot listen on .*FEED_SERVER_HOST"):
+        main.listen(host, 8000)
+
+
+def test_while_redis_is_away_it_says_so_and_afterwards_goes_on(tmp_path):
+    port = embedded.free_port()
+
+    async def scenario(client):
+        await until_ready(client)
+        server.stop()
+        ready, answer = await client.get("/ready"), await client.get("/feed/1")
+        assert (ready.status_code, ready.json()["redis"], ready.json()["champion"]) == (503, False, "v000001")
+        assert answer.status_code == 503
+        assert answer.json()["error"].startswith("Redis does not answer")
+        assert (await client.get("/health")).status_code == 200
+        with embedded.start_redis(port, tmp_path):
+            await until_ready(client)
+
+    promote(tmp_path, snapshot(world(users=5, items=60)))
+    server = embedded.start_redis(port, tmp_path)
+    try:
+        fill(f"redis://{server.address}/0", world(users=5, items=60))
+        serve(f"redis://{server.address}/0", tmp_path, scenario)
+    finally:
+        server.stop()

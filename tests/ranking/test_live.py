@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from feed.errors import NoChampion
+from feed.ranking.arms import Policy
+from feed.ranking.live import Live
+from feed.registry import Registry
+from tests.small import NOW, item, promote, snapshot, world
+
+
+class Catalogue:
+    """Items that arrive between two refreshes, and a clock that only moves when told to."""
+
+    def __init__(self, path, items=30):
+        self.coming = [item(k) for k in range(items)]
+        self.now = 0.0
+        self.live = Live(Registry(path), Policy(feed_size=500), self.changed, lambda: NOW, lambda: self.now)
+
+    def changed(self, table):
+        rows = [table.upsert(item) for item in self.coming]
+        self.coming = []
+        return np.array(rows, np.int64)
+
+    def refresh(self):
+        self.now += 1.0
+        self.live.refresh()
+
+
+@pytest.fixture
+def state():
+    return world(users=20, items=30)
+
+
+def test_it_waits_for_a_champion_and_says_so(tmp_path, state):
+    catalogue = Catalogue(tmp_path)
+    catalogue.refresh()
+    assert catalogue.live.version is None
+    with pytest.raises(NoChampion, match="no champion yet"):
+        catalogue.live.rank([state.user("1")])
+    promote(tmp_path, snapshot(state))
+    catalogue.refresh()
+    assert catalogue.live.version == "v000001"
+    assert len(catalogue.live.rank([state.user("1")])[0].items) == 27
+
+
+def test_a_published_item_is_rankable_after_the_next_refresh(tmp_path, state):
+    promote(tmp_path, snapshot(state))
+    catalogue = Catalogue(tmp_path)
+    catalogue.refresh()
+    catalogue.coming = [item(777)]
+    assert "777" not in {i.item_id for i in catalogue.live.rank([state.user("1")])[0].items}
+    catalogue.refresh()
+    assert "777" in {i.item_id for i in catalogue.live.rank([state.user("1")])[0].items}
+
+
+def test_a_new_champion_takes_over_with_its_generation(tmp_path, state):
+    first = promote(tmp_path, snapshot(state, seed=1))
+    catalogue = Catalogue(tmp_path)
+    catalogue.refresh()
+    before = catalogue.live.rank([state.user("1")])[0]
+    promote(tmp_path, snapshot(state, seed=2))
+    catalogue.refresh()
+    after = catalogue.live.rank([state.user("1")])[0]
+    assert [(f.model_version, f.generation) for f in (before, after)] == [("v000001", 1), ("v000002", 2)]
+    assert before.items != after.items
+    Registry(tmp_path).promote(first.version)  # roll back
+    catalogue.refresh()
+    again = catalogue.live.rank([state.user("1")])[0]
+    assert (again.model_version, again.generation, again.items) == ("v000001", 3, before.items)
+
+
+def test_a_corrupt_champion_is_refused_and_the_old_one_goes_on(tmp_path, state):
+    promote(tmp_path, snapshot(state))
+    catalogue = Catalogue(tmp_path)
+    catalogue.refresh()
+    broken = promote(tmp_path, snapshot(state, seed=2))
+    (broken.path / "weights.safetensors").write_bytes(b"nonsense")
+    catalogue.coming = [item(777)]
+    for _ in range(2):
+        catalogue.refresh()
+        assert catalogue.live.version == "v000001"
+    assert "777" in {i.item_id for i in catalogue.live.rank([state.user("1")])[0].items}
+    promote(tmp_path, snapshot(state, seed=3))
+    catalogue.refresh()
+    assert catalogue.live.version == "v000003"
+
+
+def test_a_broken_role_file_does_not_stop_the_ranker_at_hand(tmp_path, state):
+    promote(tmp_path, snapshot(state))
+    catalogue = Catalogue(tmp_path)
+    catalogue.refresh()
+    (tmp_path / "roles" / "champion.json").write_text("{")
+    for _ in range(2):
+        catalogue.refresh()
+    assert catalogue.live.version == "v000001"
+
+
+def test_refreshes_pause_and_leave_most_of_the_time_to_ranking(tmp_path, state):
+    promote(tmp_path, snapshot(state))
+    catalogue = Catalogue(tmp_path)
+    calls = []
+
+    def slow(table):
+        calls.append(catalogue.now)
+        catalogue.now += 3.0
+        return np.empty(0, np.int64)
+
+    catalogue.live._changed = slow
+    for _ in range(2000):
+        catalogue.live.refresh()
+        catalogue.now += 0.01
+    assert 2 <= len(calls) <= 4  # of 20 s and what refreshing took, at most a third was spent refreshing
