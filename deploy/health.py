@@ -5,6 +5,7 @@ python deploy/health.py server      the model server: /health answers
 """
 
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -37,11 +38,28 @@ def answers(port: int) -> str | None:
     return None if status == 200 else f"/health answers {status}"
 
 
+def listens(port: int) -> str | None:
+    """What is wrong with a server of another kind; None if nothing."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError as error:
+        return f"127.0.0.1:{port}: {error}"
+    return None
+
+
 def main() -> None:
-    """Check the service named on the command line."""
-    service = sys.argv[1]
-    if wrong := answers(int(os.environ["FEED_SERVER_PORT"])) if service == "server" else heartbeat(service):
-        sys.exit(f"{service}: {wrong}")
+    """Check what the command line names."""
+    match sys.argv[1:]:
+        case ["server"]:
+            wrong = answers(int(os.environ["FEED_SERVER_PORT"]))
+        case ["port", number]:
+            wrong = listens(int(number))
+        case [service]:
+            wrong = heartbeat(service)
+        case _:
+            wrong = "say what to check"
+    if wrong:
+        sys.exit(wrong)
 
 
 if __name__ == "__main__":
