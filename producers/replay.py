@@ -22,7 +22,7 @@ def replay(configuration: Settings, data: Path, speed: float, context: tuple[str
     topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions)
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
-    description = publish.describe(data.resolve().name, log)
+    description = publish.describe(data, log)
     done = publish.publish_log(configuration.kafka, client, topic_ids, log, description, speed, progress)
     before = f" ({done.events_before:,} were there before)" if done.events_before else ""
     return f"acknowledged: {done.users:,} users, {done.items:,} items, {done.events:,} events{before}"

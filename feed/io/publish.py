@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,13 +16,14 @@ import structlog
 
 from feed import wire
 from feed.dataset import Dataset, events_of, items_of, users_of
-from feed.errors import FeedError
+from feed.errors import BadData, FeedError
 from feed.events import Event
 from feed.io import kafka
 from feed.io.redis import FeatureStore, claim_catalogue
 
 log = structlog.get_logger()
 
+WORLD_FILE = "world.json"  # beside the tables of a simulated world: says which one it is, so that it can be found again
 PATIENCE_SECONDS = 60.0  # without any progress of the features
 REPORT_SECONDS = 0.1
 Progress = Callable[[int, int], None]
@@ -38,13 +40,24 @@ class Published:
     positions: Mapping[tuple[str, int], int]
 
 
-def describe(name: str, dataset: Dataset) -> dict[str, object]:
-    """What `claim_catalogue` remembers of a log: its name and a hash of the messages that it makes."""
+def describe(path: Path, dataset: Dataset) -> dict[str, object]:
+    """What `claim_catalogue` remembers of the log in `path`: a hash of its messages, and its name or what its world is.
+
+    Raises `BadData` when its `world.json` is not a JSON object.
+    """
     digest = hashlib.sha256()
     for messages in (users_of(dataset), items_of(dataset), events_of(dataset)):
         for message in messages:
             digest.update(wire.encode(message))
-    return {"kind": "log", "name": name, "content": digest.hexdigest()[:16]}
+    described: dict[str, object] = {"kind": "log", "name": path.resolve().name}
+    if (world := path / WORLD_FILE).is_file():
+        try:
+            described = msgspec.json.decode(world.read_bytes(), type=dict[str, object])
+        except msgspec.DecodeError as error:
+            raise BadData(
+                f"{world}: {error}; it was written by producers/generate.py: remove it to have a log like any"
+            ) from error
+    return {**described, "content": digest.hexdigest()[:16]}
 
 
 def publish_log(

@@ -10,16 +10,19 @@ import pytest
 from deploy import embedded
 from feed import dataset, wire
 from feed.catalogue import Item, User
-from feed.dataset import Dataset
-from feed.errors import BadSetting, OtherCatalogue
+from feed.dataset import Dataset, Format
+from feed.errors import BadData, BadSetting, OtherCatalogue
 from feed.events import Event, Like, View, utc
 from feed.io import kafka, publish
 from feed.io.redis import Change, FeatureStore, claim_topics, connect, read_catalogue
 from feed.settings import Settings
 from feed.wire import Position
-from producers import movielens, replay
+from producers import generate, movielens, replay
+from producers.live import find_world
 
 PARTITIONS = 3
+DESCRIPTION = {"kind": "log", "name": "log"}
+FORMATS: list[Format] = ["csv", "parquet"]
 START = 1_700_000_000.0
 
 
@@ -99,7 +102,9 @@ def test_a_log_replayed_again_adds_nothing_and_a_part_of_it_is_completed(system:
         said = replay.replay(system, tmp_path / "log", 0.0, (), silent)
         assert said == "acknowledged: 7 users, 11 items, 35 events (25 were there before)"
         client = connect(system.redis)
-        again = publish.publish_log(system.kafka, client, topic_ids, log, publish.describe("log", log))
+        claimed = read_catalogue(client)
+        assert claimed is not None
+        again = publish.publish_log(system.kafka, client, topic_ids, log, claimed)
     assert (again.events, again.events_before) == (0, 60)
     assert len(published(system)) == 60
     assert sum(n for (topic, _), n in again.positions.items() if topic == "interactions") == 60
@@ -117,7 +122,7 @@ def test_a_stopped_replay_says_how_far_it_came_and_loses_nothing(system: Setting
             raise KeyboardInterrupt
 
     with catalogue_agent(system), pytest.raises(KeyboardInterrupt):
-        publish.publish_log(system.kafka, client, topic_ids, log, publish.describe("log", log), 10.0, stop_at_once)
+        publish.publish_log(system.kafka, client, topic_ids, log, DESCRIPTION, 10.0, stop_at_once)
     done, total = reports[-1]
     assert total == 60
     assert len(published(system)) == done > 0
@@ -138,12 +143,23 @@ def test_another_catalogue_is_refused_before_anything_is_sent(system: Settings, 
     assert held["kind"] == "log"
 
 
-def test_a_log_is_known_by_its_content_whatever_its_format(tmp_path: Path) -> None:
+def test_a_log_is_known_by_its_name_and_content_whatever_its_format(tmp_path: Path) -> None:
     log = small_log()
-    dataset.write(log, tmp_path / "a", "csv")
-    dataset.write(log, tmp_path / "b", "parquet")
-    told = [publish.describe("log", dataset.read(tmp_path / name)) for name in "ab"]
-    assert told[0] == told[1] != publish.describe("log", small_log(61))
+    for format in FORMATS:
+        dataset.write(log, tmp_path / format / "log", format)
+    told = [publish.describe(path, dataset.read(path)) for format in FORMATS if (path := tmp_path / format / "log")]
+    assert told[0] == told[1]
+    assert (told[0]["kind"], told[0]["name"]) == ("log", "log")
+    assert publish.describe(tmp_path / "log", small_log(61))["content"] != told[0]["content"]
+
+
+def test_a_simulated_world_is_claimed_as_such_so_that_it_can_be_found_again(tmp_path: Path) -> None:
+    generate.generate(tmp_path, users=20, items=40, interactions=100, seed=3)
+    described = publish.describe(tmp_path, dataset.read(tmp_path))
+    assert find_world(described, 20, 40, 3).description.items() <= described.items()
+    (tmp_path / "world.json").write_text("[1]")
+    with pytest.raises(BadData, match=r"world\.json"):
+        publish.describe(tmp_path, small_log())
 
 
 def test_speed_is_log_seconds_per_second(own_broker: str) -> None:
@@ -177,5 +193,5 @@ def test_movielens_is_views_and_likes_of_known_films_that_were_out() -> None:
 
 def test_without_its_package_movielens_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(movielens, "PACKAGE", "no_such_package_here")
-    with pytest.raises(movielens.BadData, match="make install"):
+    with pytest.raises(BadData, match="make install"):
         movielens.load()
