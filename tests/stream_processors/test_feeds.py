@@ -1,0 +1,153 @@
+"""The feeds agent: one batch on a real Redis, and the process on a real broker."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from deploy import embedded
+from feed import wire
+from feed.features import new_user
+from feed.io import kafka
+from feed.io.feeds import FeedStore
+from feed.io.redis import Change, FeatureStore, connect
+from feed.ranking.arms import Policy
+from feed.ranking.live import Live
+from feed.registry import Registry
+from feed.wire import FeatureUpdate
+from stream_processors.feeds import FeedsAgent, changed_users
+from tests.small import NOW, fill, item, position, promote, snapshot, world
+
+ROOT = Path(__file__).parents[2]
+
+
+def records(*updates):
+    return [SimpleNamespace(offset=k, value=wire.encode(FeatureUpdate(users, position(k)))) for k, users in enumerate(updates)]
+
+
+def test_the_users_of_a_batch_are_distinct_and_unreadable_updates_are_left_out():
+    batch = records(("1", "2"), ("2", "3"), ("1",))
+    batch.insert(1, SimpleNamespace(offset=9, value=b"{"))
+    batch.insert(1, SimpleNamespace(offset=9, value=None))
+    assert changed_users(batch) == ["1", "2", "3"]
+
+
+class OneBatch(SimpleNamespace):
+    """What an agent sees of a batch."""
+
+    def __init__(self, updates):
+        super().__init__(tp="feature-updates/0", records=updates, stale=False, acked=0, touched=0)
+
+    def ack(self):
+        self.acked += 1
+
+    def touch(self):
+        self.touched += 1
+
+
+@pytest.fixture
+def agent(redis_url, tmp_path):
+    features = FeatureStore(connect(redis_url))
+    live = Live(Registry(tmp_path), Policy(feed_size=20), features.refresh_items, features.now)
+    return FeedsAgent(live, features, FeedStore(connect(redis_url)))
+
+
+def test_a_batch_is_acknowledged_when_the_feeds_of_its_users_are_written(agent, redis_url, tmp_path):
+    fill(redis_url, world(users=10, items=60))
+    promote(tmp_path, snapshot(world(users=10, items=60)))
+    asyncio.run(agent.refresh())
+    batch = OneBatch(records(("1", "2"), ("2", "nobody")))
+    asyncio.run(agent.apply(batch))
+    feeds = FeedStore(connect(redis_url)).read_many(["1", "2", "3", "nobody"])
+    assert [feed and len(feed.items) for feed in feeds] == [20, 20, None, None]
+    assert batch.acked == 1
+
+
+def test_a_batch_that_has_become_stale_is_dropped(agent):
+    batch = OneBatch(records(("1",)))
+    batch.stale = True
+    asyncio.run(agent.apply(batch))
+    assert batch.acked == 0
+
+
+def test_without_a_champion_a_batch_waits_and_is_not_lost(agent, redis_url, tmp_path):
+    fill(redis_url, world(users=10, items=60))
+    batch = OneBatch(records(("1",)))
+
+    async def scenario():
+        waiting = asyncio.create_task(agent.apply(batch))
+        while batch.touched < 2:
+            await asyncio.sleep(0.01)
+        assert batch.acked == 0
+        promote(tmp_path, snapshot(world(users=10, items=60)))
+        while not waiting.done():
+            await agent.refresh()
+            await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert batch.acked == 1
+    assert FeedStore(connect(redis_url)).read("1").model_version == "v000001"
+
+
+@contextmanager
+def running_agent(servers, url, registry, folder):
+    environment = {
+        **os.environ, "FEED_KAFKA": servers, "FEED_REDIS": url, "FEED_REGISTRY": str(registry), "TMPDIR": str(folder),
+        "FEED_FEED_SIZE": "100", "FEED_PARTITIONS": "2",
+    }  # fmt: skip
+    process = subprocess.Popen([sys.executable, "stream_processors/feeds.py"], cwd=ROOT, env=environment)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def until(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_process_follows_updates_champions_and_new_items(redis_url, tmp_path):
+    """From the first update, before there is a champion, to a second champion and an item published meanwhile."""
+    state = world(users=10, items=60)
+    fill(redis_url, state)
+    features, feeds = FeatureStore(connect(redis_url)), FeedStore(connect(redis_url))
+    with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as broker:
+        kafka.ensure_topics(broker.address, 2)
+        with kafka.Sender(broker.address) as sender, running_agent(broker.address, redis_url, tmp_path / "registry", tmp_path):
+
+            def act(user, offset):
+                """What the features agent does after an event of this user."""
+                changed = new_user(user)
+                changed["position"] = {"topic_id": "L", "partition": 0, "offset": offset}
+                assert features.apply(Change(position(offset), users={user: changed}, newest=NOW), offset - 1, "U", 0).done
+                sender.send(wire.FEATURE_UPDATES, "0", FeatureUpdate((user,), position(offset)), partition=0)
+                sender.flush()
+
+            def reaches(user, offset):
+                feed = feeds.read(user)
+                return feed is not None and feed.position.offset == offset
+
+            act("5", 2)
+            until(lambda: (tmp_path / "feedloop-feeds.alive").exists())
+            assert feeds.read("5") is None
+            promote(tmp_path / "registry", snapshot(state))
+            until(lambda: reaches("5", 2))
+
+            promote(tmp_path / "registry", snapshot(state, seed=1))
+            assert features.apply(Change(position(3), items={"777": item(777)}, newest=NOW), 2, "U", 0).done
+            time.sleep(1.0)  # the promise: rankable within a second
+            act("6", 4)
+            until(lambda: reaches("6", 4))
+            feed = feeds.read("6")
+            assert (feed.model_version, feed.generation) == ("v000002", 2)
+            assert "777" in {place.item_id for place in feed.items}
