@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,3 +99,12 @@ def test_whole_number_ids_and_unknown_fields_are_accepted() -> None:
 @given(strategies.TEXT, st.integers(1, 1000))
 def test_partitions_are_those_of_the_java_client(key: str, partitions: int) -> None:
     assert wire.partition_of(key, partitions) == (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+def test_every_message_of_the_documentation_is_valid() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "event-schema.md").read_text()
+    messages = [block.split("```")[0] for block in page.split("```json\n")[1:]]
+    assert len(messages) == 7
+    readers = [wire.decode_event] * 3 + [wire.decode_user, wire.decode_item, wire.decode_update, wire.decode_letter]
+    for read, message in zip(readers, messages, strict=True):
+        assert json.loads(message).keys() >= json.loads(wire.encode(read(message.encode()))).keys()  # type: ignore[operator]

@@ -7,7 +7,7 @@ import pytest
 from deploy import embedded
 from feed import dataset, wire
 from feed.catalogue import Item, User
-from feed.events import Click, Context, Event, Impression, Shown, View, utc
+from feed.events import Click, Context, Event, Impression, Like, Shown, View, utc
 from feed.io import kafka, publish
 from offline.export import Reader, export
 
@@ -63,3 +63,16 @@ def test_the_last_entry_of_an_item_counts_and_unreadable_records_are_counted(own
     assert list(dataset.items_of(found)) == [Item(item_id="1", title="new")]
     assert reader.unreadable == {"interactions": 1}
     assert len(found.users) == len(found.interactions) == 0
+
+
+def test_the_example_of_the_documentation_sends_an_item_a_user_and_an_event(own_broker: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "connect.md").read_text()
+    example = page.split("```python\n")[1].split("```")[0]
+    exec(example.replace("127.0.0.1:9092", own_broker), {})
+    found = export(Reader(own_broker))
+    assert [item.title for item in dataset.items_of(found)] == ["Rain on a tin roof"]
+    assert list(dataset.users_of(found)) == [User(user_id="u7", country="DE")]
+    (like,) = dataset.events_of(found)
+    assert isinstance(like, Like)
+    partitions = {record.partition for record in kafka.read_topic(own_broker, wire.INTERACTIONS)}
+    assert partitions == {wire.partition_of("u7", 3)}
