@@ -1,6 +1,7 @@
 """The model server's process: `python model_server/main.py`."""
 
 import errno
+import signal
 import socket
 
 import torch
@@ -21,6 +22,8 @@ def main() -> None:
     torch.set_num_threads(1)  # spinning threads would slow down everything else on the machine
     listener = listen(configuration.server_host, configuration.server_port)
     app = create_app(connect(configuration.redis), Registry(configuration.registry), Policy.of(configuration))
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after it has stopped: told to stop is no failure
+        signal.signal(number, signal.SIG_IGN)
     uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run([listener])
 
 

@@ -1,7 +1,12 @@
 """The HTTP interface on a real Redis."""
 
 import asyncio
+import os
+import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -18,6 +23,7 @@ from model_server import main
 from model_server.app import create_app
 from tests.small import NOW, fill, item, position, promote, snapshot, world
 
+ROOT = Path(__file__).parents[2]
 POLICY = Policy(feed_size=20, popular_share=0.0, random_share=0.0)
 
 
@@ -133,6 +139,22 @@ def test_an_impossible_user_id_is_refused(filled):
         assert (await client.get("/feed/" + "x" * 129)).status_code == 422
 
     serve(*filled, scenario)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_the_process_serves_until_it_is_told_to_stop(filled, how):
+    url, path = filled
+    port = embedded.free_port()
+    environment = {**os.environ, "FEED_REDIS": url, "FEED_REGISTRY": str(path), "FEED_SERVER_PORT": str(port)}
+    process = subprocess.Popen([sys.executable, "model_server/main.py"], cwd=ROOT, env=environment)
+    try:
+        transport = httpx.HTTPTransport(retries=8)  # the pauses between them double: half a minute in all
+        with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
+            assert client.get("/health").json() == {"ok": True}
+        process.send_signal(how)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
 
 
 def test_a_taken_port_is_named_with_the_setting_that_changes_it():

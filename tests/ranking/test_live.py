@@ -105,7 +105,7 @@ def test_refreshes_pause_and_leave_most_of_the_time_to_ranking(tmp_path, state):
         catalogue.now += 3.0
         return np.empty(0, np.int64)
 
-    catalogue.live._changed = slow
+    catalogue.live = Live(Registry(tmp_path), Policy(), slow, lambda: NOW, lambda: catalogue.now)
     for _ in range(2000):
         catalogue.live.refresh()
         catalogue.now += 0.01
