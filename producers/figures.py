@@ -1,0 +1,99 @@
+"""What a live audience has done so far, by arm: for the screen while it runs, and as JSON at the end."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from feed.ranking.types import LEARNED, POPULAR, RANDOM
+from producers.audience import Visit
+
+
+class Arm:
+    """One arm's sums; `users` maps a user to [shown, clicks]."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self.requests = 0
+        self.expected = self.best = 0.0
+
+    def add(self, visit: Visit) -> None:
+        """One more request."""
+        self.users[visit.user_id][0] += visit.shown
+        self.users[visit.user_id][1] += visit.clicks
+        self.requests += 1
+        self.expected += visit.expected
+        self.best += visit.best
+
+    @property
+    def shown(self) -> int:
+        """Items shown."""
+        return sum(shown for shown, _ in self.users.values())
+
+    @property
+    def clicks(self) -> int:
+        """Clicks on them."""
+        return sum(clicks for _, clicks in self.users.values())
+
+    @property
+    def click_through(self) -> float | None:
+        """Clicks / shown; None before anything was shown."""
+        return self.clicks / self.shown if self.shown else None
+
+    @property
+    def share_of_best(self) -> float | None:
+        """Expected clicks of what was shown / of the best feeds for the same users, moments and seen state, in [0, 1]."""
+        return self.expected / self.best if self.best else None
+
+
+class Figures:
+    """All arms."""
+
+    def __init__(self) -> None:
+        self.arms = {name: Arm() for name in (LEARNED, POPULAR, RANDOM)}
+
+    def add(self, visits: Iterable[Visit]) -> None:
+        """Count these requests."""
+        for visit in visits:
+            self.arms.setdefault(visit.arm or "none", Arm()).add(visit)
+
+    def table(self, title: str) -> Table:
+        """For a terminal."""
+        table = Table("arm", title=title, title_justify="left")
+        for name in ("users", "requests", "shown", "clicks", "click-through", "share of best possible"):
+            table.add_column(name, justify="right")
+        for name, arm in self.arms.items():
+            counts = (len(arm.users), arm.requests, arm.shown, arm.clicks)
+            table.add_row(name, *(f"{n:,}" for n in counts), _percent(arm.click_through), _percent(arm.share_of_best))
+        return table
+
+    def line(self) -> str:
+        """For a log: click-through and share of the best possible of each arm."""
+        return "; ".join(
+            f"{name} {_percent(arm.click_through)} ({arm.clicks:,}/{arm.shown:,}), {_percent(arm.share_of_best)} of best"
+            for name, arm in self.arms.items()
+        )
+
+    def write(self, file: Path, acknowledged: int, seconds: float) -> None:
+        """Write the report: `arms` maps an arm to its users' [shown, clicks], `summary` holds the sums."""
+        summary: dict[str, dict[str, Any]] = {
+            name: {
+                "users": len(arm.users), "requests": arm.requests, "shown": arm.shown, "clicks": arm.clicks,
+                "click_through": arm.click_through, "share_of_best": arm.share_of_best,
+            }
+            for name, arm in self.arms.items()
+        }  # fmt: skip
+        report = {
+            "events_acknowledged": acknowledged,
+            "seconds": round(seconds, 3),
+            "summary": summary,
+            "arms": {name: arm.users for name, arm in self.arms.items()},
+        }
+        file.write_text(json.dumps(report) + "\n")
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
