@@ -38,19 +38,19 @@ def main(
     logs.setup(configuration, "replay")
     reached = (0, 0)
     with Progress(TextColumn("events"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bars:
-        bar = bars.add_task("events", total=None)
+        bar = bars.add_task("events", total=None, visible=False)
 
         def progress(done: int, total: int) -> None:
             nonlocal reached
             reached = (done, total)
-            bars.update(bar, completed=done, total=total)
+            bars.update(bar, completed=done, total=total, visible=True)
 
         try:
             outcome, status = replay(configuration, data, _speed(speed), tuple(context or ()), progress), 0
         except KeyboardInterrupt:
             outcome = f"stopped: {reached[0]:,} of {reached[1]:,} events are acknowledged; started again, it goes on there"
             status = 130
-    console.print(outcome, highlight=False)
+    console.print(outcome, highlight=False, soft_wrap=True)
     raise typer.Exit(status)
 
 

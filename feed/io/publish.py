@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 WORLD_FILE = "world.json"  # beside the tables of a simulated world: says which one it is, so that it can be found again
 PATIENCE_SECONDS = 60.0  # without any progress of the features
-REPORT_SECONDS = 0.1
+REPORT_SECONDS, SAY_SECONDS = 0.1, 5.0
 Progress = Callable[[int, int], None]
 
 
@@ -135,7 +135,7 @@ def wait_for_features(store: FeatureStore, topic_ids: Mapping[str, str], targets
 
     Raises `FeedError` after a minute without progress.
     """
-    before, since = -1, time.monotonic()
+    before, since, said = -1, time.monotonic(), 0.0
     while True:
         missing = {
             (topic, partition): target - store.position(topic_ids[topic], partition)
@@ -145,8 +145,10 @@ def wait_for_features(store: FeatureStore, topic_ids: Mapping[str, str], targets
         if left == 0:
             return
         if left != before:
-            log.info("features are catching up", records_left=left)
             before, since = left, time.monotonic()
+            if since - said > SAY_SECONDS:
+                log.info("features are catching up", records_left=left)
+                said = since
         elif time.monotonic() - since > PATIENCE_SECONDS:
             where = ", ".join(f"{topic}/{partition}" for (topic, partition), n in missing.items() if n > 0)
             raise FeedError(
