@@ -205,20 +205,22 @@ class Supervisor:
             _forget_check(unit)
             unit.state = "stopping" if unit.state == "running" else "stopped"
         for level in reversed(self._levels):
-            told: set[int] = set()
-            deadline = time.monotonic() + STOP_SECONDS
+            told: dict[int, float] = {}
             while stopping := [unit for unit in level if unit.state == "stopping"]:
                 for unit in stopping:
                     if unit.pid is not None:  # else it is still being started
-                        self._tell(unit.pid, told, kill=time.monotonic() > deadline)
+                        self._tell(unit.service.name, unit.pid, told)
                 self._hear(TICK_SECONDS)
 
-    def _tell(self, pid: int, told: set[int], kill: bool) -> None:
-        if kill:
-            ProcessManager().kill(pid)
-        elif pid not in told:
+    def _tell(self, name: str, pid: int, told: dict[int, float]) -> None:
+        """Ask a process group to end, once; kill it some seconds later."""
+        if pid not in told:
             ProcessManager().terminate(pid)
-            told.add(pid)
+            told[pid] = time.monotonic() + STOP_SECONDS
+        elif time.monotonic() > told[pid]:
+            self.say(f"{name} has not ended in {STOP_SECONDS:.0f} s: killing it")
+            ProcessManager().kill(pid)
+            told[pid] = float("inf")
 
 
 def _forget_check(unit: Unit) -> None:

@@ -25,6 +25,7 @@ def setup(settings: Settings, service: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
+        _plain,
         structlog.processors.StackInfoRenderer(),
     ]
     shared += [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)] if console else _machine(service)
@@ -69,6 +70,11 @@ class Sparse(logging.Filter):
             self._next.clear()
         self._next[key] = now + REPEAT_SECONDS
         return True
+
+
+def _plain(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    event.pop("color_message", None)  # uvicorn says everything twice
+    return event
 
 
 def _machine(service: str) -> list[Processor]:
