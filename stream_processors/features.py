@@ -160,6 +160,7 @@ class FeaturesAgent:
                 return
             except (*TRANSIENT, FeedError) as error:
                 log.warning("trying again", partition=str(batch.tp), error=str(error) or repr(error))
+                batch.touch()  # the watchdog is not meant for this
                 await asyncio.sleep(0.3)
 
     def _try(self, batch: Batch) -> int | None:

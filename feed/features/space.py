@@ -20,12 +20,11 @@ from feed.features import items as item_features
 from feed.features import user as user_features
 from feed.features.inputs import Inputs, InputSpec
 from feed.features.items import ItemTable
-from feed.features.user import UserState
+from feed.features.user import PROFILE, UserState
 
 FORMAT = 1  # raise when the meaning of any feature changes: old weights are then refused
 VOCABULARY_BOUND = 50_000
 ITEM_EVIDENCE = 5  # positives an item needs before it has a row of its own
-PROFILE = ("platform", "country", "age_group", "gender")
 BAGS = (("categories", "category", 16), ("creators", "creator", 16), ("tags", "tag", 24), ("recent", "item", 50))
 TAGS_OF_ITEM = 8
 HOUR_ANGLE = 2 * np.pi / 24

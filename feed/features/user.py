@@ -15,6 +15,7 @@ UserState = dict[str, Any]
 
 SEEN = 1000  # consumed items remembered: "unique items" is exact, and nothing is shown again, up to here
 RECENT = 50
+PROFILE = ("platform", "country", "age_group", "gender")
 HOUR = 3600.0
 DAY = 24 * HOUR
 
@@ -236,7 +237,7 @@ def update_user(state: UserState, event: Event, items: Mapping[str, Item]) -> No
 
 def update_profile(state: UserState, user: User) -> None:
     """Take over what is known of the user at creation, in place."""
-    known = {name: getattr(user, name) for name in ("platform", "country", "age_group", "gender")}
+    known = {name: getattr(user, name) for name in PROFILE}
     state["profile"] = {name: value for name, value in known.items() if value is not None} | user.attributes
 
 

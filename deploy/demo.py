@@ -1,0 +1,111 @@
+"""`make demo`: the whole loop once, from an empty system to feeds that follow their users; stops everything it started.
+
+`python deploy/demo.py --help`
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.twins import LIKES, TOP, Outcome, Twins
+from deploy.up import LocalSystem
+from feed.catalogue import Item
+from feed.errors import FeedError, run
+from feed.evaluation.metrics import ratio_interval
+from feed.ranking.types import LEARNED, POPULAR, RANDOM
+
+ROOT = Path(__file__).parents[1]
+console = Console(highlight=False)
+
+
+def main(
+    users: Annotated[int, typer.Option(help="users of the world", min=10)] = 1000,
+    items: Annotated[int, typer.Option(help="items of the world", min=100)] = 5000,
+    interactions: Annotated[int, typer.Option(help="engagements in its history", min=1000)] = 50_000,
+    seed: Annotated[int, typer.Option(help="same seed, same world", min=0)] = 0,
+    seconds: Annotated[int, typer.Option(help="how long the live audience acts", min=5)] = 45,
+    rate: Annotated[int, typer.Option(help="its events per second", min=1)] = 400,
+    share: Annotated[
+        float, typer.Option(help="share of users in each of the arms popular and random", min=0.01, max=0.4)
+    ] = 0.1,
+) -> None:
+    """Start the system, fill it, let an audience act, and show what the feeds did."""
+    started = time.monotonic()
+    environment = {
+        "FEED_SEED_USERS": str(users),
+        "FEED_SEED_ITEMS": str(items),
+        "FEED_SEED_INTERACTIONS": str(interactions),
+        "FEED_WORLD_SEED": str(seed),
+        "FEED_POPULAR_SHARE": str(share),
+        "FEED_RANDOM_SHARE": str(share),
+    }
+    with TemporaryDirectory(prefix="feedloop-demo-") as folder:
+        step("1/5  start broker and Redis; fill the system: world, features, model, feeds")
+        with LocalSystem(Path(folder), environment=environment) as system:
+            system.wait_ready()
+            step(f"2/5  a live audience for {seconds} s, {share:.0%} of the users in each of the arms popular and random")
+            figures = Path(folder) / "audience.json"
+            command(system, "producers/simulate.py", f"--duration={seconds}", f"--rate={rate}", f"--report={figures}")
+            step("3/5  click-through of the arms, with 95 % intervals by bootstrap over users")
+            console.print(arms_table(json.loads(figures.read_text())["arms"], seed))
+            step(f"4/5  {LIKES} likes in one category, beside a twin with the same history who does nothing")
+            outcome = Twins(system.settings, seed).run()
+            console.print(twins_table(outcome))
+            step("5/5  rank everybody again")
+            command(system, "offline/rank.py", f"--output={Path(folder) / 'rankings.csv'}")
+    before, after, twin = (outcome.share(top) for top in (outcome.before, outcome.after, outcome.twin))
+    console.print(f"\n{outcome.category} in the top {TOP}: {before:.0%} before, {after:.0%} after the likes; twin {twin:.0%}")
+    if after <= twin:
+        raise FeedError(f"{LIKES} likes of {outcome.category} did not raise its share of the top {TOP} above the twin's")
+    step(f"done in {time.monotonic() - started:.0f} s; everything is stopped")
+
+
+def step(text: str) -> None:
+    """Announce a step."""
+    console.print(f"\n[bold cyan]== {text}[/]\n")
+
+
+def command(system: LocalSystem, script: str, *options: str) -> None:
+    """Run one of the project's commands against the system. Raises `FeedError` if it fails."""
+    status = subprocess.run([sys.executable, str(ROOT / script), *options], env=system.environment, check=False).returncode
+    if status != 0:
+        raise FeedError(f"{script} ended with status {status}")
+
+
+def arms_table(arms: dict[str, dict[str, list[int]]], seed: int) -> Table:
+    """Clicks per shown item of each arm; `arms`: arm -> user -> [shown, clicks]. Raises `FeedError` for an empty arm."""
+    table = Table("arm", "users", "shown", "clicks", "click-through", "95 % interval")
+    for arm in (LEARNED, POPULAR, RANDOM):
+        if not arms.get(arm):
+            raise FeedError(f"nobody in the arm {arm} saw a feed: raise --seconds or --share")
+        per_user = np.array(list(arms[arm].values()), np.float64)
+        ratio, low, high = ratio_interval(per_user[:, 1], per_user[:, 0], seed=seed)
+        shown, clicks = per_user.sum(axis=0)
+        table.add_row(arm, str(len(per_user)), f"{shown:.0f}", f"{clicks:.0f}", f"{ratio:.2%}", f"{low:.2%} to {high:.2%}")
+    return table
+
+
+def twins_table(outcome: Outcome) -> Table:
+    """The three tops beside each other; items of the liked category are marked."""
+
+    def label(item: Item) -> str:
+        mark = "[green]●[/]" if item.category == outcome.category else " "
+        return f"{mark} {item.title}"
+
+    table = Table("", "before", f"after {LIKES} likes of {outcome.category}", "twin, untouched")
+    for place, row in enumerate(zip(outcome.before, outcome.after, outcome.twin, strict=False), 1):
+        table.add_row(str(place), *map(label, row))
+    return table
+
+
+if __name__ == "__main__":
+    run(lambda: typer.run(main))
