@@ -64,6 +64,7 @@ class Supervisor:
         services: Mapping[str, Service],
         environment: Mapping[str, str],
         folder: Path,
+        temporary: Path,
         output: TextIO,
         forgetful: Collection[str] = (),
         forget: Callable[[], None] = lambda: None,
@@ -71,7 +72,8 @@ class Supervisor:
         colours = get_colours()
         self.units = {name: Unit(service, next(colours)) for name, service in services.items()}
         self._levels = [[self.units[service.name] for service in level] for level in in_order(services)]
-        self._environment, self._folder, self._forgetful, self._forget = environment, folder, forgetful, forget
+        self._environment, self._folder, self._temporary = environment, folder, temporary
+        self._forgetful, self._forget = forgetful, forget
         # no time in the prefix: the services' own lines have it
         self._printer = Printer(output, time_format="", width=max(map(len, (*services, "system"))))
         self._events: queue.Queue[Any] = queue.Queue()
@@ -127,11 +129,17 @@ class Supervisor:
         return all(met(self.units[name], condition) for name, condition in unit.service.after.items())
 
     def _start(self, unit: Unit) -> None:
-        environment = {**self._environment, **unit.service.environment}
+        environment = self._surroundings(unit.service)
+        # what a killed process has left, such as its heartbeat, is not to be taken for the new one's
+        shutil.rmtree(environment["TMPDIR"], ignore_errors=True)
+        Path(environment["TMPDIR"]).mkdir(parents=True)
         command = shlex.join(("exec", *LEASH, *unit.service.command))
         process = Process(command, name=unit.service.name, colour=unit.colour, env=environment, cwd=str(self._folder))
         unit.state, unit.healthy, unit.pid, unit.started = "running", False, None, time.monotonic()
         threading.Thread(target=process.run, args=(self._events,), name=unit.service.name, daemon=True).start()
+
+    def _surroundings(self, service: Service) -> dict[str, str]:
+        return {**self._environment, **service.environment, "TMPDIR": str(self._temporary / service.name)}
 
     def _look_after(self, unit: Unit) -> None:
         """Ask whether a process that is not well yet has become so; never waits for the answer."""
@@ -141,7 +149,7 @@ class Supervisor:
             if time.monotonic() >= unit.check_due:
                 unit.check = subprocess.Popen(
                     unit.service.check,
-                    env={**self._environment, **unit.service.environment},
+                    env=self._surroundings(unit.service),
                     cwd=self._folder,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

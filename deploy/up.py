@@ -60,8 +60,9 @@ class LocalSystem:
         console = output or sys.stdout
         self._supervisor = Supervisor(
             self._services,
-            {**os.environ, **_appearance(console), "TMPDIR": str(self._state / "tmp")},
+            {**os.environ, **_appearance(console)},
             file.parent,
+            self._state / "tmp",
             console,
             forgetful=[name for name, service in services.items() if _stand_in(service) == "broker"],
             forget=self._forget,
@@ -147,9 +148,8 @@ class LocalSystem:
         held = [self._state / "redis", self._state / "registry"]
         if present := [str(folder) for folder in held if folder.exists()]:
             self._supervisor.say(f"the broker's log is gone, so what was made of it goes, too: removing {', '.join(present)}")
-        for folder in (*held, self._state / "tmp"):
+        for folder in held:
             shutil.rmtree(folder, ignore_errors=True)
-        (self._state / "tmp").mkdir(parents=True)
 
 
 def published(file: Path = ROOT / "docker-compose.yml") -> dict[str, int]:
@@ -208,10 +208,10 @@ def _require_free(name: str, port: Port) -> None:
     try:
         socket.create_server((LOOPBACK, port.published)).close()
     except OSError as error:
-        change = f"choose another, such as {port.variable}={port.published + 1} (.env.example says what follows from it)"
+        change = f"set {port.variable}={port.published + 1} (.env.example says what follows from it)"
         raise FeedError(
-            f"port {port.published} for {name} cannot be used ({error.strerror}): stop what listens there (docker compose?), "
-            + (f"or {change}" if port.variable else "or change it in docker-compose.yml")
+            f"port {port.published} for {name} cannot be used ({os.strerror(error.errno or 0)}): stop what listens there "
+            f"(docker compose?), or {change if port.variable else 'change docker-compose.yml'}"
         ) from error
 
 

@@ -59,6 +59,23 @@ def test_a_killed_service_is_reported_and_comes_back(tmp_path):
     assert not any(map(alive, pids(said)))
 
 
+def test_the_heartbeat_of_a_killed_process_is_not_taken_for_the_new_ones(tmp_path):
+    beat = "import tempfile, os; file = tempfile.gettempdir() + '/feedloop-agent.alive'; print('old', os.path.exists(file)); "
+    services = f"""
+        agent:
+          build: .
+          restart: unless-stopped
+          command: [python, -c, "{beat}open(file, 'w'); {FOREVER}"]
+          healthcheck: {{test: [CMD, python, {ROOT / "deploy" / "health.py"}, agent]}}
+        """
+    running, said = system(tmp_path, services)
+    with running:
+        running.wait_ready(20)
+        os.kill(running.pids["agent"], signal.SIGKILL)
+        until(lambda: said.getvalue().count("agent is ready") == 2)
+    assert said.getvalue().count("old False") == 2
+
+
 def test_services_wait_for_the_health_and_the_completion_of_others_and_stop_in_reverse_order(tmp_path):
     tell_the_end = "import signal, sys, time; signal.signal(15, lambda *a: sys.exit(print({0}, 'ends', flush=True))); "
     slow = tell_the_end.format("'base'") + "time.sleep(0.5); open('up', 'w'); time.sleep(600)"
