@@ -26,7 +26,7 @@ from deploy import compose
 from deploy.compose import LOOPBACK, BadCompose, Port, Service
 from deploy.processes import Supervisor
 from feed.errors import FeedError, run
-from feed.settings import PREFIX, Settings
+from feed.settings import PREFIX, Settings, load
 
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 600.0
@@ -159,6 +159,7 @@ def published(file: Path = ROOT / "docker-compose.yml") -> dict[str, int]:
 
 def main() -> None:
     """Run the whole system until Ctrl-C."""
+    load()  # a misspelt setting is refused here, not by each service in turn
     try:
         with LocalSystem(ROOT / "var", ports=published()) as system:
             system.wait_ready()
