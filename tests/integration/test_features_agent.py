@@ -1,0 +1,154 @@
+"""The features agent as a process, on a real broker and a real Redis."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy import embedded
+from feed import wire
+from feed.catalogue import Item, User
+from feed.events import ENGAGEMENTS, Impression, Like, Shown, View, new_event_id, utc
+from feed.features import BatchState
+from feed.io import kafka
+from feed.io.publish import wait_for_features
+from feed.io.redis import FeatureStore, connect
+
+ROOT = Path(__file__).parents[2]
+ITEMS = [Item(item_id=i, category=f"c{i % 9}", creator_id=f"k{i % 30}", tags=(f"t{i % 13}",), title=str(i)) for i in range(400)]
+USERS = [User(user_id=u, platform=("ios", "web")[u % 2], country="DE") for u in range(300)]
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def own_broker(tmp_path) -> Iterator[str]:
+    """A broker of this test's own, because the agent's topics have fixed names."""
+    with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as server:
+        yield server.address
+
+
+@contextmanager
+def features_agent(broker: str, redis_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, "FEED_KAFKA": broker, "FEED_REDIS": redis_url, "TMPDIR": str(log.parent)}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "stream_processors" / "features.py")], env=environment, stdout=output, stderr=output
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def events(n: int, seed: int):
+    draw = random.Random(seed)
+    for k in range(n):
+        at = utc(1.7e9 + 5 * k)
+        common = {"event_id": new_event_id(at, draw), "user_id": draw.randrange(len(USERS)), "occurred_at": at}
+        name = draw.choice(["impression", *ENGAGEMENTS])
+        if name == "impression":
+            yield Impression(**common, items=tuple(Shown(item_id=draw.randrange(400), position=p) for p in range(5)))
+        elif name == "view":
+            yield View(**common, item_id=draw.randrange(400), dwell_ms=draw.randrange(60_000))
+        else:
+            yield ENGAGEMENTS[name](**common, item_id=draw.randrange(400))
+
+
+def bare(state):
+    return {name: part for name, part in json.loads(json.dumps(state)).items() if name not in ("features", "position")}
+
+
+def wait_until(condition, what: str):
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {PATIENCE:.0f} s"
+        time.sleep(0.05)
+    return found
+
+
+def test_after_a_burst_of_20000_events_and_a_kill_every_user_and_item_equals_a_recount(own_broker, redis_url, tmp_path):
+    topic_ids = kafka.ensure_topics(own_broker, 8)
+    store = FeatureStore(connect(redis_url))
+    log = tmp_path / "agent.log"
+    expected = BatchState(ITEMS, USERS)
+    with kafka.Sender(own_broker) as sender:
+        with features_agent(own_broker, redis_url, log) as agent:
+            for item in ITEMS:
+                sender.send(wire.ITEMS, item.item_id, item)
+            for user in USERS:
+                sender.send(wire.USERS, user.user_id, user)
+            sender.flush()
+            wait_for_features(store, topic_ids, sender.positions())
+            for event in events(20_000, seed=1):
+                expected.apply(event)
+                sender.send(wire.INTERACTIONS, event.user_id, event)
+            sender.flush()
+            wait_until(lambda: store.now() > 0, "the first event's arrival")
+            agent.kill()  # wherever it is in the burst
+            agent.wait()
+        with features_agent(own_broker, redis_url, log):
+            wait_for_features(store, topic_ids, sender.positions())
+
+    ids = sorted(expected.users)
+    assert sorted(store.all_user_ids()) == ids
+    assert [bare(state) for state in store.users(ids)] == [bare(expected.users[i]) for i in ids]
+    assert store.now() == expected.now
+    table = store.load_items()
+    for item in ITEMS:
+        ours, theirs = table.row(item.item_id), expected.items.row(item.item_id)
+        np.testing.assert_allclose(table.sums(expected.now)[ours], expected.items.sums(expected.now)[theirs], rtol=1e-9)
+
+
+def test_unusable_records_become_dead_letters_with_bytes_and_reason_and_the_stream_goes_on(own_broker, redis_url, tmp_path):
+    topic_ids = kafka.ensure_topics(own_broker, 8)
+    store = FeatureStore(connect(redis_url))
+    at = utc(1.7e9)
+    good = Like(event_id="good", user_id="1", item_id="unknown-item", occurred_at=at)
+    late = wire.encode(Like(event_id="x", user_id="1", item_id="2", occurred_at=utc(time.time() + 9_000)))
+    right = wire.partition_of("1", 8)
+    bad = {
+        "JSON is malformed": (right, b"\xff\x00 not json"),
+        "dwell_ms": (
+            right,
+            wire.encode(View(event_id="x", user_id="1", item_id="2", occurred_at=at)).replace(b"}", b',"dwell_ms":-5}', 1),
+        ),
+        "in the future": (right, late),
+        "belongs to partition": ((right + 1) % 8, wire.encode(good)),
+        "required field": (right, b'{"event":"like"}'),
+    }
+    with kafka.Sender(own_broker) as sender, features_agent(own_broker, redis_url, tmp_path / "agent.log"):
+        for partition, value in bad.values():
+            sender.send_raw(wire.INTERACTIONS.name, partition, b"1", value)
+        sender.send(wire.INTERACTIONS, "1", good)
+        sender.flush()
+        wait_for_features(store, topic_ids, sender.positions())
+        letters = wait_until(
+            lambda: (
+                len(found := [wire.decode_letter(r.value) for r in kafka.read_topic(own_broker, wire.DEAD_LETTERS)]) >= len(bad)
+                and found
+            ),
+            "the arrival of the dead letters",
+        )
+    state = store.users(["1"])[0]
+    assert state["events"] == {"like": 1}
+    assert state["recent"] == ["unknown-item"]  # an item that no catalogue describes counts for its user
+    assert len(letters) == len(bad)
+    for part, (partition, value) in bad.items():
+        (letter,) = [letter for letter in letters if part in letter.reason]
+        assert (letter.value, letter.key, letter.topic) == (value, b"1", "interactions")
+        assert letter.position.partition == partition
+        assert letter.position.topic_id == topic_ids["interactions"]
