@@ -7,7 +7,6 @@ no error, no exit. The watchdog is a thread with a connection of its own, so it 
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from feed.settings import Settings
 log = structlog.get_logger()
 
 STALL_SECONDS = 15.0
-LOOK_SECONDS = 5.0  # between two looks at the broker
+LOOK_SECONDS = 5  # between two looks at the broker
 EXIT_STATUS = 3
 
 
@@ -32,45 +31,43 @@ class View(NamedTuple):
     assigned: frozenset[TP]
     done: Mapping[TP, int]  # acknowledged up to here, since the last rebalance
     following: Mapping[TP, int]  # delivered to the agent up to here
-    progress: Mapping[str, float]  # by topic: when its agent last acknowledged a batch or said that it works on one
+    progress: Mapping[str, int]  # by topic: how often its agent has acknowledged a batch or said that it works on one
     blocked_by: str | None  # the topic whose agent must take a batch before anything else is delivered
 
 
 class Judge:
-    """Compares what the broker has with what the worker has done. Times are monotonic seconds."""
+    """Compares what the broker has with what the worker has done. Times are seconds of any clock."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._since: dict[TP, tuple[int, float]] = {}  # position, and since when there is no excuse for it
+        self._seen: dict[TP, tuple[int, int, float]] = {}  # position, progress of who is waited for, since when neither moved
 
     def stalled(self, now: float, logs: Mapping[tuple[str, int], Log], view: View) -> str | None:
         """What stands still, in words; None if nothing.
 
         A partition of this worker (of anybody, if it has none: then there is none too many) with records behind its position
-        that has not moved for `seconds`. While batches wait for their agent, the agent's last sign of life counts.
+        that has not moved for `seconds`. While batches wait for their agent, it is enough that this agent gets on.
         """
-        for tp, (first, end, committed) in ((TP(*place), state) for place, state in logs.items()):
+        for tp, (first, end, committed) in ((TP(*place), log) for place, log in logs.items()):
             if view.assigned and tp not in view.assigned:
-                self._since.pop(tp, None)
+                self._seen.pop(tp, None)
                 continue
             position = view.done.get(tp, max(first, committed or 0))
-            before, since = self._since.get(tp, (-1, now))
-            waits_for = tp.topic if view.following.get(tp, 0) > position else view.blocked_by
-            if position != before or position >= max(end, view.following.get(tp, 0)):
+            delivered = view.following.get(tp, 0)
+            waits_for = tp.topic if delivered > position else view.blocked_by
+            progress = view.progress.get(waits_for, 0) if waits_for else 0
+            *before, since = self._seen.get(tp, (-1, -1, now))
+            if position >= max(end, delivered) or position != before[0] or (waits_for and progress != before[1]):
                 since = now
-            elif waits_for is not None:
-                since = max(since, view.progress.get(waits_for, since))
-            self._since[tp] = position, since
+            self._seen[tp] = position, progress, since
             if now - since >= self._seconds:
-                why = (
-                    "no partitions are assigned" if not view.assigned else "its agent is stuck" if waits_for else "not fetched"
-                )
+                why = "its agent is stuck" if waits_for else "not fetched" if view.assigned else "no partitions are assigned"
                 return f"{tp.topic}/{tp.partition} has stood at {position} of {end} for {now - since:.0f} s: {why}"
         return None
 
     def forget(self) -> None:
         """Excuse everything so far: the broker was away."""
-        self._since.clear()
+        self._seen.clear()
 
 
 class Watchdog:
@@ -84,40 +81,42 @@ class Watchdog:
         self._judge = Judge(self._seconds)
         self._broker: GroupView | None = None
         self._stop = threading.Event()
-        self._latest = time.monotonic(), View(frozenset(), {}, {}, {}, None)
+        self._view = View(frozenset(), {}, {}, {}, None)
+        self._ticked = True
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
         """Begin to watch; the event loop is to be running within `STALL_SECONDS`."""
         self._heartbeat.unlink(missing_ok=True)
-        self.tick(self._latest[1])
         self._thread.start()
 
     def stop(self) -> None:
         """Watch no more."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(1.0)  # it may be waiting for a broker that is away
         self._heartbeat.unlink(missing_ok=True)
 
     def tick(self, view: View) -> None:
         """To be called by the event loop every second: it lives, and this is what it has."""
-        self._latest = time.monotonic(), view
+        self._view, self._ticked = view, True
 
     def _watch(self) -> None:
-        looked = time.monotonic()
+        # counted, not read from a clock: a process that was frozen for a while has not hung
+        now = ticked = 0
         while not self._stop.wait(1.0):
-            now, (ticked, view) = time.monotonic(), self._latest
+            now += 1
+            if self._ticked:
+                self._ticked, ticked = False, now
             if now - ticked >= self._seconds:
-                self._end(f"the event loop has hung for {now - ticked:.0f} s")
-            if view.assigned and now - ticked < LOOK_SECONDS:
+                self._end(f"the event loop has hung for {now - ticked} s")
+            if self._view.assigned and now - ticked < LOOK_SECONDS:
                 self._heartbeat.touch()
-            if now - looked >= LOOK_SECONDS:
-                self._look(view)
-                looked = time.monotonic()
+            if now % LOOK_SECONDS == 0:
+                self._look(now)
         if self._broker is not None:
             self._broker.close()
 
-    def _look(self, view: View) -> None:
+    def _look(self, now: float) -> None:
         try:
             if self._broker is None:
                 self._broker = GroupView(self._servers, self._group, self._topics)
@@ -125,7 +124,7 @@ class Watchdog:
         except KafkaError:  # who needs the broker says so
             self._judge.forget()
             return
-        if stalled := self._judge.stalled(time.monotonic(), logs, view):
+        if stalled := self._judge.stalled(now, logs, self._view):
             self._end(stalled)
 
     def _end(self, why: str) -> None:

@@ -19,7 +19,7 @@ def main(broker, redis_url, *topics):
     store = redis.Redis.from_url(redis_url)
     settings = Settings(kafka=broker, redis=redis_url, session_seconds=SESSION_SECONDS)
     logs.setup(settings, "test")
-    watchdog.STALL_SECONDS = watchdog.LOOK_SECONDS = 1.0
+    watchdog.STALL_SECONDS = watchdog.LOOK_SECONDS = 1
     app = transport.make_app(f"test-{topics[0]}", settings)
 
     async def apply(batch):

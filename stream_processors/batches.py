@@ -1,0 +1,243 @@
+"""What `transport` is made of: Faust's consumer, handing out whole batches of consecutive records.
+
+Stock Faust takes four asyncio tasks a record and acknowledges records whose agent has failed. Here, for each partition and
+between two rebalances:
+
+* batches are contiguous: the first starts at the committed offset (or where it was rewound to), each next one where the last
+  one ended. A hole in the offsets (retention, compaction) is let through only after a second fetch has shown it again;
+* a batch from before a rebalance or a rewind is `stale`: whoever holds it drops it, and its acknowledgement is ignored;
+* only what was acknowledged without a gap is committed.
+
+Private methods of Faust and aiokafka are used: both are pinned, and tests/integration/test_transport.py holds the contract.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import structlog
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
+from faust.topics import Topic as FaustTopic
+from faust.transport.consumer import ensure_TP
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from stream_processors.watchdog import View
+
+log = structlog.get_logger()
+quiet = logging.getLogger("faust")  # where Faust's own steps go; else they would go under the module's name
+
+FETCH_WAIT_MS = 200  # the embedded broker scans its partitions at each fetch: not less
+
+
+class Batch:
+    """Consecutive records of one partition: `start` <= every offset < `end`."""
+
+    __slots__ = ("_consumer", "_mark", "end", "records", "start", "tp")
+
+    def __init__(self, tp: TP, start: int, records: Sequence[Any], consumer: "Consumer") -> None:
+        self.tp, self.start, self.end, self.records = tp, start, records[-1].offset + 1, records
+        self._consumer, self._mark = consumer, consumer.mark(tp)
+
+    @property
+    def stale(self) -> bool:
+        """Whether a rebalance or a rewind has made this batch void."""
+        return self._mark != self._consumer.mark(self.tp) or not self._consumer.flow_active
+
+    def ack(self) -> bool:
+        """Allow the commit up to `end`; False if this batch is stale, or one before it was not acknowledged."""
+        return self._consumer.ack_batch(self)
+
+    def touch(self) -> None:
+        """Tell the watchdog that work on this batch goes on: it takes long, or waits for something that has been said."""
+        self._consumer.progress[self.tp.topic] += 1
+
+    async def rewind(self, offset: int) -> None:
+        """Have the partition delivered again from `offset`; this makes every batch of it so far void."""
+        if not self.stale:
+            await self._consumer.rewind(self.tp, offset)
+
+
+class BatchTopic(FaustTopic):
+    """A topic whose agent receives `Batch` objects."""
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that fetches, with a wait and an assignor that Faust has no setting for."""
+
+    logger = quiet
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        # ranges: partition n of two topics with as many partitions goes to one member, so nobody contends for its users
+        consumer._partition_assignment_strategy = [RangePartitionAssignor]
+        return consumer
+
+
+class Consumer(driver.Consumer):
+    """Hands whole batches to the channels of `BatchTopic`s."""
+
+    logger = quiet
+    _thread: ConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.progress: Counter[str] = Counter()  # by topic: how often its agent has acknowledged, rewound or touched
+        self.assigned: frozenset[TP] = frozenset()
+        self._rebalances = 0
+        self._epoch: Counter[TP] = Counter()  # counts rewinds
+        self._next: dict[TP, int] = {}  # where the next batch must start
+        self._done: dict[TP, int] = {}  # acknowledged up to here
+        self._hole: dict[TP, tuple[int, int]] = {}  # (expected, found): seen once, to be confirmed
+        self._blocked_by: str | None = None  # the topic whose queue is full, so that nothing is delivered
+        super().__init__(*args, **kwargs)
+
+    def mark(self, tp: TP) -> tuple[int, int]:
+        """What a batch of `tp` must carry to be current."""
+        return self._rebalances, self._epoch[tp]
+
+    def ack_batch(self, batch: Batch) -> bool:
+        """See `Batch.ack`."""
+        if batch.stale or self._done.get(batch.tp) != batch.start:
+            return False
+        self._done[batch.tp] = batch.end
+        batch.touch()
+        return True
+
+    async def rewind(self, tp: TP, offset: int) -> None:
+        """See `Batch.rewind`."""
+        self._epoch[tp] += 1
+        self._next[tp] = self._done[tp] = offset
+        self.progress[tp.topic] += 1
+        await self.seek(tp, offset)
+
+    def view(self) -> View:
+        """What the watchdog judges, as of now."""
+        return View(self.assigned, dict(self._done), dict(self._next), dict(self.progress), self._blocked_by)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """A rebalance begins: what was delivered is void."""
+        await super().on_partitions_revoked(revoked)  # commits what was acknowledged
+        self._rebalances += 1
+        self.assigned = frozenset()
+        for of_partition in (self._next, self._done, self._hole):
+            of_partition.clear()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """A rebalance ends."""
+        await super().on_partitions_assigned(assigned, generation_id)
+        self.assigned = frozenset(assigned)
+        log.info("partitions assigned", count=len(assigned), partitions=_described(assigned))
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's own check sees no batches and would report every busy partition as stuck; the watchdog judges instead."""
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        # Faust calls aiokafka's seek from the main thread: a fetch going on in the consumer thread then moves the position on
+        # again, and the seek is lost
+        await self._thread.call_thread(self._seek_in_thread, partition, offset)
+
+    async def _seek_in_thread(self, partition: TP, offset: int) -> None:
+        consumer = self._thread._ensure_consumer()
+        if partition in consumer.assignment():
+            consumer.seek(partition, offset)
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        yield from super()._filter_tps_with_pending_acks(topics)
+        yield from (tp for tp in list(self._done) if topics is None or tp in topics or tp.topic in topics)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self._done[tp] if tp in self._done else super()._new_offset(tp)
+
+    async def _expected(self, tp: TP) -> int | None:
+        """Where the next batch of `tp` must start; None: not known now, fetch again."""
+        if tp not in self._next:
+            # not from Faust's _read_offset: after a rebalance it can resume the flow before it has set that
+            mark = self.mark(tp)
+            try:
+                committed = await self._thread.call_thread(self._thread._ensure_consumer().committed, tp)
+            except (KafkaError, AssertionError) as error:
+                log.warning("no committed offset yet", partition=str(tp), error=repr(error))
+                return None
+            if mark != self.mark(tp):
+                return None
+            self._next[tp] = committed or 0
+        return self._next[tp]
+
+    async def _start_of(self, tp: TP, first: int) -> int | None:
+        """The start of a batch whose first record is at `first`; None: fetch again."""
+        expected = await self._expected(tp)
+        if expected is None:
+            return None
+        if first == expected or self._hole.get(tp) == (expected, first):
+            self._hole.pop(tp, None)
+            return min(expected, first)
+        self._hole[tp] = (expected, first)
+        log.warning("offsets are not contiguous: fetching again", partition=str(tp), expected=expected, got=first)
+        await self.seek(tp, expected)
+        return None
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        def stopping() -> bool:
+            return bool(self._stopped.is_set() or fetcher._stopped.is_set())
+
+        try:
+            while not stopping():
+                rebalances, epoch = self._rebalances, self._epoch.copy()
+                try:
+                    fetched, _ = await self._wait_next_records(1.0)
+                except asyncio.CancelledError:
+                    # a rebalance cancels the pending fetch; only a cancel of this task may end the loop
+                    task = asyncio.current_task()
+                    if stopping() or self.app.should_stop:
+                        return
+                    if task is None or task.cancelling():
+                        raise
+                    await asyncio.sleep(0.02)
+                    continue
+                if not fetched:
+                    await asyncio.sleep(0)
+                for found, records in (fetched or {}).items():
+                    if rebalances != self._rebalances or not self.flow_active:
+                        break  # Faust seeks to the committed offsets before it resumes
+                    tp = ensure_TP(found)
+                    if epoch[tp] == self._epoch[tp]:
+                        await self._deliver(tp, records, stopping)
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+
+    async def _deliver(self, tp: TP, records: Sequence[Any], stopping: Callable[[], bool]) -> None:
+        mark = self.mark(tp)
+        start = await self._start_of(tp, records[0].offset)
+        if start is None or mark != self.mark(tp):
+            return
+        batch = Batch(tp, start, records, self)
+        for channel in self.app.topics._tp_index.get(tp, ()):  # type: ignore[attr-defined]
+            # not put(): a rebalance clears the queue, which cancels whoever waits there and would crash the fetcher
+            while channel.queue.full() and not batch.stale and not stopping():
+                self._blocked_by = tp.topic
+                await asyncio.sleep(0.002)
+            self._blocked_by = None
+            if batch.stale or stopping():
+                return
+            channel.queue.put_nowait(batch)
+        self._done.setdefault(tp, start)
+        self._next[tp] = batch.end
+
+
+class Transport(driver.Transport):
+    """Faust's aiokafka transport with the consumer above."""
+
+    Consumer = Consumer
+
+
+def _described(partitions: set[TP]) -> str:
+    of_topic = {tp.topic: ",".join(str(n) for t, n in sorted(partitions) if t == tp.topic) for tp in sorted(partitions)}
+    return "; ".join(f"{topic} {numbers}" for topic, numbers in of_topic.items())
