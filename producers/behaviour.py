@@ -25,7 +25,7 @@ CONSUMED = 4.0
 DAYPART = 0.3
 LONGEST_LOOK = 180.0  # seconds
 NEUTRAL = 0.3  # satisfaction of a person of whom nothing is known
-SHARPNESS = 1.5  # s, of the day's rhythm
+SHARPNESS = 2.0  # s, of the day's rhythm
 DAY_MEAN = float(np.i0(SHARPNESS))
 RETURN = 1.5  # log of how much more often a fully satisfied person comes than a fully dissatisfied one
 

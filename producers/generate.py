@@ -12,6 +12,7 @@ from rich.console import Console
 
 from feed import dataset
 from feed.errors import run
+from feed.events import Impression
 from producers import history
 from producers.world import World
 
@@ -28,8 +29,9 @@ def generate(out: Path, users: int, items: int, interactions: int, seed: int) ->
         dataset.write(dataset.from_events(log.events, world.items, world.users), out)
     description = world.description | {"interactions": interactions}
     (out / WORLD_FILE).write_text(json.dumps(description, indent=2) + "\n")
-    requests = len(log.events) - interactions
-    console.print(f"{out}: {users:,} users, {items:,} items, {interactions:,} interactions after {requests:,} requests")
+    requests = sum(isinstance(event, Impression) for event in log.events)
+    engagements = len(log.events) - requests
+    console.print(f"{out}: {users:,} users, {items:,} items, {engagements:,} interactions after {requests:,} requests")
 
 
 def main(

@@ -39,26 +39,30 @@ class History:
 def make(world: World, interactions: int, progress: Callable[[int], None] | None = None) -> History:
     """Let the world's people act from the epoch on until they have left this many engagements, spread over the log's days.
 
+    There are fewer if people have consumed all there is.
     `progress` is called with how many engagements there are so far.
     """
     audience = Audience(world, [world.seed, 1], judge=False)
-    policy = _Policy(audience)
+    policy = Policy(audience)
     events: list[Event] = []
     done = 0
     for at, target in _schedule(audience, interactions):
         policy.fade(at)
         while done < target:
-            user_ids = audience.visitors(at, 1 + (target - done) // TOP)
-            if not user_ids:
-                break  # everybody is busy
-            for user_id in user_ids:
-                (visit,) = audience.step([policy.feed(user_id, at)], at)
+            feeds = (policy.feed(user_id, at) for user_id in audience.visitors(at, 1 + (target - done) // TOP))
+            before = len(events)
+            for feed in feeds:  # made one by one, each after what came of the one before
+                if not feed.items:
+                    continue  # has consumed everything
+                (visit,) = audience.step([feed], at)
                 kept = visit.events[: 1 + interactions - done]  # after the impression, as many as are still wanted
                 policy.count(kept)
                 events.extend(kept)
                 done += len(kept) - 1
                 if done == interactions:
                     break
+            if len(events) == before:
+                break  # everybody is busy
         if progress:
             progress(done)
     events.sort(key=lambda event: event.occurred_at)
@@ -74,7 +78,7 @@ def _schedule(audience: Audience, interactions: int) -> Iterator[tuple[float, in
     yield END, interactions
 
 
-class _Policy:
+class Policy:
     """How feeds were made then; keeps each item's popularity."""
 
     def __init__(self, audience: Audience) -> None:
@@ -98,12 +102,14 @@ class _Policy:
                 self._positives[self._world.item_row[event.item_id]] += 1
 
     def feed(self, user_id: str, at: float) -> Served:
-        """Ten items, drawn place by place."""
+        """Ten items, drawn place by place; fewer if fewer are left."""
         user = self._world.user_row[user_id]
+        there = self._audience.eligible(user, at)
+        if not there.any():
+            return Served(user_id, ())
         if user not in self._followed:
             everything = np.arange(len(self._world.items))
             self._followed[user] = np.exp(FOLLOWED_POWER * behaviour.taste(self._world, user, everything)).astype(np.float32)
-        there = self._audience.eligible(user, at)
         parts = ((PICKED, self._picked), (POPULAR, self._popular), (FOLLOWED, self._followed[user]))
         p = (CHANCE / there.sum()) * there
         for share, weights in parts:

@@ -116,7 +116,7 @@ class World:
         hidden = [np.random.default_rng([self.seed, 2, crc32(user.user_id.encode())]) for user in users]
         self.tastes.extend(self._taste(user, self.trend, draw) for user, draw in zip(users, hidden, strict=True))
         self.activity = np.append(self.activity, [d.lognormal(-0.18, 0.6) for d in hidden])
-        self.peak = np.append(self.peak, [d.normal(20 if d.random() < 0.7 else 8, 2) % 24 for d in hidden])
+        self.peak = np.append(self.peak, [d.normal(20 if d.random() < 0.8 else 9, 2) % 24 for d in hidden])
         self.offset = np.append(self.offset, [names.UTC_OFFSET.get(user.country or "", 0) for user in users])
         joined = [-np.inf if user.signed_up_at is None else user.signed_up_at.timestamp() for user in users]
         self.joined = np.append(self.joined, joined)
