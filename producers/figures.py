@@ -63,7 +63,7 @@ class Figures:
     def table(self, title: str) -> Table:
         """For a terminal."""
         table = Table("arm", title=title, title_justify="left")
-        for name in ("users", "requests", "shown", "clicks", "click-through", "share of best possible"):
+        for name in ("users", "requests", "shown", "clicks", "click-through", "share of best"):
             table.add_column(name, justify="right")
         for name, arm in self.arms.items():
             counts = (len(arm.users), arm.requests, arm.shown, arm.clicks)
