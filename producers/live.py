@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import structlog
 
 from feed import wire
 from feed.catalogue import User
@@ -14,13 +15,16 @@ from feed.events import Shown
 from feed.features import UserState, consumed
 from feed.io.feeds import FeedStore
 from feed.io.kafka import Sender
-from feed.io.redis import FeatureStore
+from feed.io.redis import TRANSIENT, FeatureStore
 from feed.ranking.types import Feed
 from producers import history
 from producers.audience import PAUSE, TOP, Audience, Served, Visit
 from producers.world import KIND, World
 
+log = structlog.get_logger()
+
 AT_ONCE = 1000  # users read from Redis together
+REDIS_SECONDS = 1.0  # between two tries while it is away
 FRESH_SECONDS = 1.0  # real time after which a feed has followed what its user did: nobody comes back sooner
 EVENTS_PER_VISIT = 7.0  # about: the impression, 4.7 views, 0.8 clicks and what follows them
 
@@ -57,14 +61,19 @@ class Live:
         self._per_visit = EVENTS_PER_VISIT
 
     def act(self, events: float) -> list[Visit]:
-        """Let people come who leave about this many events; fewer if too few are free or have a feed."""
+        """Let people come who leave about this many events; fewer if few are free and have a feed, none while Redis is away."""
         n = math.ceil(events / self._per_visit)
         if events <= 0:
             return []
         now, wall = self.clock.now(), self.clock.wall()
-        found = self._feeds.read_many(self.audience.visitors(now, n))
-        feeds = [served(feed) for feed in found if feed is not None and feed.items]
-        self._meet(feeds)
+        try:
+            found = self._feeds.read_many(self.audience.visitors(now, n))
+            feeds = [served(feed) for feed in found if feed is not None and feed.items]
+            self._meet(feeds)
+        except TRANSIENT as error:
+            log.warning("waiting for Redis", error=str(error))
+            time.sleep(REDIS_SECONDS)
+            return []
         visits = self.audience.step(feeds, now, wall)
         for visit in visits:
             for event in visit.events:

@@ -35,17 +35,16 @@ console = Console(highlight=False)
 
 def simulate(
     live: Live,
-    sender: Sender,
     rate: float,
     duration: float | None,
     arrivals: tuple[float, float],
     drift: tuple[float, float] | None,
     tick: Callable[[Figures, float], bool],
-) -> tuple[Figures, float]:
+) -> Figures:
     """Act until `duration` seconds have passed or `tick(figures, seconds)`, called after every step, says False.
 
     `rate`: events per second; `arrivals`: new users and items per minute; `drift`: (seconds from the start, share of users).
-    Returns the figures and the seconds it took, when everything sent is acknowledged. Raises `FeedError` if something is not.
+    Returns the figures of what was sent, acknowledged or not yet.
     """
     figures, began = Figures(), time.monotonic()
     budget, arrived, before = 0.0, [0, 0], 0.0
@@ -65,8 +64,7 @@ def simulate(
         if not tick(figures, seconds):
             break
         time.sleep(max(0.0, TICK - (time.monotonic() - began - seconds)))
-    sender.flush()
-    return figures, time.monotonic() - began
+    return figures
 
 
 class Display:
@@ -74,7 +72,7 @@ class Display:
 
     def __init__(self, sender: Sender, live: Live) -> None:
         self._sender, self._live = sender, live
-        self._screen = Screen(console=console, auto_refresh=False) if console.is_terminal else None
+        self._screen = Screen(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._next, self._last = 0.0, (0.0, 0)
         self.stopping = False
 
@@ -153,12 +151,16 @@ def main(
             signal.signal(signum, display.stop)
         drift = None if drift_at is None else (drift_at, drift_size)
         arrivals = (new_users_per_minute, new_items_per_minute)
+        began = time.monotonic()
         with display.context():
-            figures, seconds = simulate(live, sender, rate, duration, arrivals, drift, display.tick)
-        acked = sender.acked
-    console.print(figures.table(f"{acked:,} events acknowledged in {seconds:.1f} s, {acked / seconds:,.0f}/s"))
-    if report is not None:
-        figures.write(report, acked, seconds)
+            figures = simulate(live, rate, duration, arrivals, drift, display.tick)
+        try:
+            sender.flush()
+        finally:  # also if some were not acknowledged, which is then said
+            acked, seconds = sender.acked, time.monotonic() - began
+            console.print(figures.table(f"{acked:,} events acknowledged in {seconds:.1f} s, {acked / seconds:,.0f}/s"))
+            if report is not None:
+                figures.write(report, acked, seconds)
 
 
 if __name__ == "__main__":
