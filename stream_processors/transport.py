@@ -9,7 +9,10 @@ only says where to look again. `stream_processors.batches` says what a batch is 
 """
 
 import logging
+import os
+import threading
 from collections.abc import Awaitable, Callable
+from signal import Signals
 from typing import Any, cast
 
 import faust
@@ -29,6 +32,7 @@ log = structlog.get_logger()
 
 QUEUED_BATCHES = 8  # of one topic that wait for its agent
 BATCH_RECORDS = 2_000  # in one fetch
+STOP_SECONDS = 5.0  # between a signal and the end
 
 
 class App(faust.App):
@@ -68,6 +72,28 @@ class Worker(faust.Worker):
     def __init__(self, app: App) -> None:
         super().__init__(app, quiet=True, redirect_stdouts=False, override_logging=False)
         self.spinner = None
+        self._deadline = threading.Timer(STOP_SECONDS, self._end)
+        self._deadline.daemon = True
+
+    def run(self) -> None:
+        """Run until a signal says to stop. Raises `SystemExit` if the app crashes."""
+        try:
+            self.execute_from_commandline()
+        except SystemExit as end:
+            if end.code:
+                raise
+        finally:
+            self._deadline.cancel()
+
+    def _schedule_shutdown(self, signal: Signals) -> None:
+        if not self._signal_stop_time:
+            self._deadline.start()
+        super()._schedule_shutdown(signal)
+
+    def _end(self) -> None:
+        # while the broker is away Faust does not come to an end; a position is kept with each effect, so nothing is lost
+        log.warning("not stopped in time, ending at once", seconds=STOP_SECONDS)
+        os._exit(0)
 
     def _setproctitle(self, info: str, *, ident: str = "") -> None:
         pass
@@ -133,11 +159,7 @@ def run(app: App) -> None:
     every(app, 1.0, tick)
     watchdog.start()
     try:
-        Worker(app).execute_from_commandline()
-    except SystemExit as end:
-        if end.code:
-            log.error("crashed", service=app.service_name)
-            raise
+        Worker(app).run()
     finally:
         watchdog.stop()
 
