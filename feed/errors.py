@@ -41,9 +41,11 @@ class NotPromoted(FeedError):
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a process's `main`: a `FeedError` ends it with its message and status 2, not with a stack trace."""
+    """Run a process's `main`: a `FeedError` ends it with its message and status 2, Ctrl-C with 130; no stack trace."""
     try:
         command()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except FeedError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

@@ -48,6 +48,7 @@ def setup(settings: Settings, service: str) -> None:
     root.setLevel(settings.log_level.upper())
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)  # on a busy machine it warns of its own slowness
     logging.captureWarnings(True)
 
 
