@@ -273,7 +273,9 @@ class GroupView:
         """Every partition of the topics. Raises `KafkaError` if no broker answers within some seconds."""
         places = [TopicPartition(t, n) for t in self._topics for n in sorted(self._consumer.partitions_for_topic(t) or ())]
         firsts, ends = self._consumer.beginning_offsets(places), self._consumer.end_offsets(places)
-        return {(p.topic, p.partition): Log(firsts[p], ends[p], self._consumer.committed(p, timeout_ms=_VIEW_MS)) for p in places}
+        return {
+            (p.topic, p.partition): Log(firsts[p], ends[p], self._consumer.committed(p, timeout_ms=_VIEW_MS)) for p in places
+        }
 
     def close(self) -> None:
         """Close the connection."""
