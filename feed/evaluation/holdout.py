@@ -1,0 +1,159 @@
+"""The held-out later slice of a log, visit by visit: of all that was there, does what the user took stand on top?
+
+A visit is a user's run of engagements without a pause of 30 minutes. It is ranked as the feed at its beginning would have been:
+the user's features just before the first engagement, the items' at that moment, the full catalogue less what the user has
+consumed and what does not exist yet. Relevant is every positive of the visit.
+
+What stands where in a log depends on what was shown: a policy that showed what was popular makes popularity look good over
+the full catalogue. `auc_looked_at` is free of that: it asks only whether what was taken stands above what the user looked at
+in the same visit and left, which is what decides the click-through of a feed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from feed.evaluation import metrics
+from feed.features import BatchState, FeatureSpace, Inputs, consumed
+from feed.models.pairs import Evidence, Pair
+
+PAUSE_SECONDS = 30 * 60
+GROUP = 16  # visits that share a moment of the catalogue
+FIGURES = ("auc", "ndcg_at_10", "precision_at_50", "recall_at_50", "auc_looked_at")
+
+
+@dataclass(frozen=True)
+class Visits:
+    """q visits at one moment of a catalogue of m items.
+
+    `users` Inputs (q), `items` Inputs (m), `popularity` float64 (m,), `eligible`, `relevant` (positive) and
+    `left` (looked at, not positive) bool (q, m).
+    """
+
+    user_ids: tuple[str, ...]
+    users: Inputs
+    items: Inputs
+    popularity: np.ndarray
+    eligible: np.ndarray
+    relevant: np.ndarray
+    left: np.ndarray
+
+
+Score = Callable[[Visits], np.ndarray]
+
+
+def popularity(visits: Visits) -> np.ndarray:
+    """The baseline's scores, float64 (q, m): decayed positives, the same for everybody."""
+    return np.broadcast_to(visits.popularity, visits.eligible.shape)
+
+
+def per_visit(groups: Sequence[Visits], score: Score, seed: int) -> dict[str, np.ndarray]:
+    """Each figure of `FIGURES`, float64 (visits,), where `score` gives float (q, m) for a group."""
+    rng = np.random.default_rng(seed)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in FIGURES}
+    for group in groups:
+        scores = np.where(group.eligible, score(group), -np.inf)
+        hits = metrics.hits_of(metrics.top(scores, 50, rng), group.relevant)
+        relevant = group.relevant.sum(axis=1)
+        parts["auc"].append(metrics.auc_of_rows(scores, group.relevant, group.eligible))
+        parts["ndcg_at_10"].append(metrics.ndcg(hits[:, :10], relevant))
+        parts["precision_at_50"].append(metrics.precision(hits))
+        parts["recall_at_50"].append(metrics.recall(hits, relevant))
+        parts["auc_looked_at"].append(metrics.auc_of_rows(scores, group.relevant, group.relevant | group.left))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def summary(groups: Sequence[Visits], score: Score, seed: int) -> dict[str, dict[str, float]]:
+    """For each figure its mean over visits and the 95 % interval of a bootstrap over users."""
+    users = np.array([user for group in groups for user in group.user_ids])
+    figures = {}
+    for name, values in per_visit(groups, score, seed).items():
+        mean, low, high = metrics.mean_interval(values, users, seed=seed)
+        figures[name] = {"mean": mean, "low": low, "high": high}
+    return figures
+
+
+class VisitCollector:
+    """Freezes visits while a log is replayed; `look` wants the state just before each event of `stops`.
+
+    `pairs` are those of the slice, `before` the earlier ones, from which items have their evidence. Only visits with a
+    positive count; of more than `bound` so many are drawn at random.
+    """
+
+    def __init__(
+        self, space: FeatureSpace, before: Sequence[Pair], pairs: Sequence[Pair], bound: int, rng: np.random.Generator
+    ) -> None:
+        self._space, self._evidence = space, Evidence(space, before)
+        visits = [visit for visit in visits_of(pairs) if any(pair.positive for pair in visit)]
+        kept = [visits[i] for i in np.sort(rng.choice(len(visits), min(bound, len(visits)), replace=False))]
+        self._visits = {visit[0].event: visit for visit in kept}
+        self.stops = list(self._visits)
+        self._pending: list[_Visit] = []
+        self._groups: list[Visits] = []
+
+    def look(self, stop: int, state: BatchState) -> None:
+        """Freeze the visit that begins with the event `stop`, if there is one."""
+        if (visit := self._visits.get(stop)) is None:
+            return
+        if not self._pending:
+            self._freeze_catalogue(state, visit[0].at)
+        user = state.user(visit[0].user_id)
+        eligible = self._there.copy()
+        eligible[[row for item_id in consumed(user) if (row := state.items.row(item_id)) is not None]] = False
+        relevant, left = np.zeros_like(eligible), np.zeros_like(eligible)
+        for pair in visit:
+            (relevant if pair.positive else left)[state.items.row(pair.item_id)] = True
+        if (relevant & eligible).any():
+            inputs = self._space.user_inputs([user], visit[0].at)
+            self._pending.append(_Visit(visit[0].user_id, inputs, eligible, relevant & eligible, left & eligible))
+        if len(self._pending) == GROUP:
+            self._close()
+
+    def groups(self) -> list[Visits]:
+        """All that was frozen."""
+        if self._pending:
+            self._close()
+        return self._groups
+
+    def _freeze_catalogue(self, state: BatchState, now: float) -> None:
+        table = state.items
+        self._there = table.known & (table.created <= now)
+        self._items = self._evidence.mask(self._space.item_inputs(table, None, now), table.ids)
+        self._popularity = table.popularity(now)
+
+    def _close(self) -> None:
+        self._groups.append(
+            Visits(
+                tuple(visit.user_id for visit in self._pending),
+                Inputs.concat([visit.user for visit in self._pending]),
+                self._items,
+                self._popularity,
+                np.stack([visit.eligible for visit in self._pending]),
+                np.stack([visit.relevant for visit in self._pending]),
+                np.stack([visit.left for visit in self._pending]),
+            )
+        )
+        self._pending = []
+
+
+@dataclass(frozen=True)
+class _Visit:
+    user_id: str
+    user: Inputs
+    eligible: np.ndarray
+    relevant: np.ndarray
+    left: np.ndarray
+
+
+def visits_of(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """The pairs by visit, in the order of the visits' first."""
+    visits: list[list[Pair]] = []
+    last: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        visit = last.get(pair.user_id)
+        if visit is None or pair.at - visit[-1].at > PAUSE_SECONDS:
+            visit = last[pair.user_id] = []
+            visits.append(visit)
+        visit.append(pair)
+    return visits

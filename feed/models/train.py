@@ -1,0 +1,90 @@
+"""Training the two-tower on chunks of pairs and sampled items.
+
+With s the logit of a pair and s_j those of the r items sampled for its chunk that its user never engaged with:
+
+    loss =  mean over positive pairs of [ softplus(-s) + SAMPLED_WEIGHT * mean_j softplus(s_j) ]
+          + LEFT_WEIGHT * sum over the other pairs of softplus(s) / number of positive pairs
+
+which is binary cross-entropy: 1 for what was taken, 0 for what was sampled and for what was looked at and left. The sampled
+items alone teach what a log *shows*, most of all popularity; the items left teach what people take of what they see. Adam; a
+judge on later data chooses the epoch. Seeded: the same chunks give the same weights on the same machine and number of threads.
+References: Mikolov et al. 2013, "Distributed Representations of Words and Phrases" (negative sampling); Kingma and Ba 2015,
+"Adam".
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from feed.features import FeatureSpace
+from feed.models.pairs import CHUNK, SAMPLED, Chunks
+from feed.models.two_tower import TwoTower
+
+BATCH = 16  # chunks a step
+RATE = 2e-3
+SAMPLED_WEIGHT = 4.0  # as four negatives a positive
+LEFT_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model of the epoch that was judged best (from 1), in evaluation mode, and every epoch's judgement."""
+
+    model: TwoTower
+    epoch: int
+    judgements: tuple[float, ...]
+
+
+def train(
+    space: FeatureSpace,
+    chunks: Chunks,
+    judge: Callable[[TwoTower], float],
+    *,
+    epochs: int,
+    seed: int,
+    stepped: Callable[[int, int], None] = lambda step, steps: None,
+) -> Trained:
+    """Train until the judge, asked after each epoch, says less than before, at most `epochs` epochs.
+
+    `judge` gives more for a better model; `stepped` is told (steps done, steps at most).
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = TwoTower(space.user_spec, space.item_spec, space.sizes)
+    optimiser = torch.optim.Adam(model.parameters(), RATE)
+    judgements: list[float] = []
+    best = model.state_dict()
+    for epoch in range(epochs):
+        model.train()
+        batches = np.array_split(rng.permutation(len(chunks)), max(1, len(chunks) // BATCH))
+        for done, which in enumerate(batches, epoch * len(batches) + 1):
+            optimiser.zero_grad()
+            loss(model, chunks, which).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            stepped(done, epochs * len(batches))
+        judgements.append(judge(model.eval()))
+        if judgements[-1] < max(judgements):
+            break
+        best = copy.deepcopy(model.state_dict())
+    model.load_state_dict(best)
+    return Trained(model.eval(), 1 + int(np.argmax(judgements)), tuple(judgements))
+
+
+def loss(model: TwoTower, chunks: Chunks, which: np.ndarray) -> Tensor:
+    """The loss (scalar) of the chunks in `which`, int (b,); see above."""
+    p, rows = CHUNK, CHUNK + SAMPLED
+    u = model.user_vectors(chunks.users.take((which[:, None] * p + np.arange(p)).ravel())).view(len(which), p, -1)
+    v = model.item_vectors(chunks.items.take((which[:, None] * rows + np.arange(rows)).ravel())).view(len(which), rows, -1)
+    positive = torch.from_numpy(chunks.positive[which])
+    negative = torch.from_numpy(chunks.negative[which]) & positive[:, :, None]
+    own = (u * v[:, :p]).sum(dim=2)
+    sampled = u @ v[:, p:].transpose(1, 2)
+    taken = (softplus(-own) * positive).sum() + LEFT_WEIGHT * (softplus(own) * ~positive).sum()
+    return taken / positive.sum().clamp(min=1) + SAMPLED_WEIGHT * (softplus(sampled) * negative).sum() / negative.sum().clamp(
+        min=1
+    )

@@ -1,0 +1,213 @@
+"""Train a two-tower model on a log and register it; the first one of a registry becomes champion.
+
+    folder in the data format ─► events ─► pairs, in order of time ─┬─ first 80 %: features fitted, weights trained
+                                                                    ├─ next 10 %: judge of each epoch (AUC), early stopping
+                                                                    └─ last 10 %: the figures, beside those of popularity
+
+The weights that are served are the ones that were measured; trained on the last fifth as well they were no better.
+
+`python offline/bootstrap.py --data DIR`
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from feed import dataset, errors, settings
+from feed.errors import BadData, NotPromoted
+from feed.evaluation import holdout
+from feed.evaluation.holdout import FIGURES, VisitCollector, Visits
+from feed.events import utc
+from feed.features import FeatureSpace
+from feed.models import snapshot
+from feed.models.pairs import CHUNK, ChunkCollector, Chunks, Log, Pair, pairs_of, replay
+from feed.models.train import Trained, train
+from feed.models.two_tower import TwoTower
+from feed.registry import Registry
+
+EPOCHS = 8
+JUDGED, MEASURED = 0.1, 0.1  # shares of the pairs
+NEWEST_PAIRS = 200_000  # bounds memory: about 2 KB a pair
+VISITS_JUDGED, VISITS_MEASURED = 500, 2000
+THREADS = 1  # two are hardly faster on matrices this small, and ten times slower while anything else needs a core
+
+Figures = dict[str, dict[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The registered version, whether it serves, and its figures beside popularity's: {"learned", "popular"} by figure."""
+
+    version: str
+    champion: bool
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The pairs by time: all before the `judged` ones train, the `measured` ones come last."""
+
+    trained: list[Pair]
+    judged: list[Pair]
+    measured: list[Pair]
+
+
+def run(data: Path, registry: Path, *, epochs: int = EPOCHS, seed: int = 0, context: Sequence[str] = ()) -> Outcome:
+    """Train on the log in folder `data`, register, print the figures. Raises `BadData` for a log that cannot be used.
+
+    `context`: further columns of the interactions to keep, as for `feed.dataset.read`.
+    """
+    torch.set_num_threads(THREADS)
+    console = Console()
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        log = read(data, context)
+        slices = slices_of(pairs_of(log), data)
+        space, chunks, judged, measured = freeze(log, slices, seed, progress)
+        task = progress.add_task("training")
+        trained = train(
+            space, chunks, lambda model: auc(model, judged), epochs=epochs, seed=seed,
+            stepped=lambda step, steps: progress.update(task, completed=step, total=steps),
+        )  # fmt: skip
+        figures = {
+            "learned": holdout.summary(measured, lambda visits: logits(trained.model, visits), seed),
+            "popular": holdout.summary(measured, holdout.popularity, seed),
+        }
+    outcome = register(Registry(registry), trained, space, manifest(log, slices, trained, seed, figures))
+    console.print(table(figures))
+    console.print(
+        f"Version {outcome.version}, epoch {trained.epoch}: "
+        + ("champion" if outcome.champion else "registered; another version serves"),
+        highlight=False,
+    )
+    return outcome
+
+
+def read(data: Path, context: Sequence[str]) -> Log:
+    """The log in folder `data`, in memory. Raises `BadData`."""
+    tables = dataset.read(data, context)
+    return Log(list(dataset.items_of(tables)), list(dataset.users_of(tables)), list(dataset.events_of(tables)))
+
+
+def slices_of(pairs: list[Pair], data: Path) -> Slices:
+    """The newest pairs, cut in three by time. Raises `BadData` if a slice has nothing to learn or to measure."""
+    kept = pairs[-NEWEST_PAIRS:]
+    first, second = int(len(kept) * (1 - JUDGED - MEASURED)), int(len(kept) * (1 - MEASURED))
+    slices = Slices(kept[:first], kept[first:second], kept[second:])
+    parts = (slices.trained, slices.judged, slices.measured)
+    if len(slices.trained) < CHUNK or not all(any(pair.positive for pair in part) for part in parts):
+        raise BadData(
+            f"{data}: too little to learn from: {len(pairs)} pairs of a user and an item of the catalogue, "
+            f"{sum(pair.positive for pair in pairs)} of them positive (click, like, share or comment; if there is none, view), "
+            f"and some are needed in each tenth of the log's time; take a longer log, or check that interactions and items "
+            "name the same item_id"
+        )
+    return slices
+
+
+def freeze(log: Log, slices: Slices, seed: int, progress: Progress) -> tuple[FeatureSpace, Chunks, list[Visits], list[Visits]]:
+    """Fold the log twice: to fit the features on the training slice, then to freeze every pair and visit as of its moment."""
+    end = slices.judged[0].event
+    task = progress.add_task("folding the log", total=end + len(log.events))
+    for _, state in replay(log, [end]):
+        positives = Counter(pair.item_id for pair in slices.trained if pair.positive)
+        space = FeatureSpace.fit(list(state.users.values()), state.items, state.now, positives)
+    rng = np.random.default_rng(seed)
+    until_judged = [*slices.trained, *slices.judged]
+    chunks = ChunkCollector(space, [], slices.trained, rng)
+    judged = VisitCollector(space, slices.trained, slices.judged, VISITS_JUDGED, rng)
+    measured = VisitCollector(space, until_judged, slices.measured, VISITS_MEASURED, rng)
+    for stop, state in replay(log, sorted({*chunks.stops, *judged.stops, *measured.stops})):
+        for collector in (chunks, judged, measured):
+            collector.look(stop, state)
+        progress.update(task, completed=end + stop)
+    progress.update(task, completed=end + len(log.events))
+    return space, chunks.chunks(), judged.groups(), measured.groups()
+
+
+def logits(model: TwoTower, visits: Visits) -> np.ndarray:
+    """float32 (q, m) for q visits and m items."""
+    with torch.no_grad():
+        return (model.user_vectors(visits.users) @ model.item_vectors(visits.items).T).numpy()
+
+
+def auc(model: TwoTower, judged: Sequence[Visits]) -> float:
+    """The mean over visits of the AUC over the catalogue: of all figures the one with the least noise."""
+    return float(np.nanmean(holdout.per_visit(judged, lambda visits: logits(model, visits), 0)["auc"]))
+
+
+def manifest(log: Log, slices: Slices, trained: Trained, seed: int, figures: Figures) -> dict[str, Any]:
+    """What is written about the version: JSON, times in UTC."""
+    return {
+        "created_by": "offline/bootstrap.py",
+        "created_at": utc(time.time()).isoformat(),
+        "data": {
+            "users": len(log.users),
+            "items": len(log.items),
+            "events": len(log.events),
+            "from": log.events[0].occurred_at.isoformat(),
+            "to": log.events[-1].occurred_at.isoformat(),
+        },
+        "trained_on": {
+            "pairs": len(slices.trained),
+            "positives": sum(pair.positive for pair in slices.trained),
+            "until": utc(slices.trained[-1].at).isoformat(),
+        },
+        "measured_from": utc(slices.measured[0].at).isoformat(),
+        "seed": seed,
+        "epoch": trained.epoch,
+        "judgements": list(trained.judgements),
+        "figures": figures,
+    }
+
+
+def register(registry: Registry, trained: Trained, space: FeatureSpace, about: dict[str, Any]) -> Outcome:
+    """Publish the version; make it champion if there is none."""
+    version = registry.publish(lambda folder: snapshot.save(folder, trained.model, space, about))
+    try:
+        registry.promote(version, generation=0)
+    except NotPromoted:
+        return Outcome(version, False, about["figures"])
+    return Outcome(version, True, about["figures"])
+
+
+def table(figures: Figures) -> Table:
+    """The figures as a table: mean over visits, 95 % interval over users."""
+    shown = Table("", *figures, title="Held-out last tenth of the log: mean over visits (95 % interval, bootstrap over users)")
+    for name in FIGURES:
+        cells = [f"{one[name]['mean']:.4f} ({one[name]['low']:.4f} – {one[name]['high']:.4f})" for one in figures.values()]
+        shown.add_row(LABELS[name], *cells)
+    return shown
+
+
+LABELS = {
+    "auc": "AUC, full catalogue",
+    "ndcg_at_10": "NDCG@10",
+    "precision_at_50": "precision@50",
+    "recall_at_50": "recall@50",
+    "auc_looked_at": "AUC, among what was looked at",
+}
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="folder in the data format (docs/event-schema.md)")],
+    registry: Annotated[Path | None, typer.Option(help="folder of the model registry; default: FEED_REGISTRY")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="at most; training stops when the judge says so")] = EPOCHS,
+    seed: Annotated[int, typer.Option(min=0, help="same log and seed, same weights")] = 0,
+    context: Annotated[list[str] | None, typer.Option(help="a further column of interactions to keep; may be repeated")] = None,
+) -> None:
+    """Train a two-tower model on a log and register it."""
+    run(data, registry or settings.load().registry, epochs=epochs, seed=seed, context=context or ())
+
+
+if __name__ == "__main__":
+    errors.run(lambda: typer.run(main))
