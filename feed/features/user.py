@@ -155,13 +155,13 @@ class Affinity(UserFeature):
         item = items.get(event.item_id) if isinstance(event, Engagement) else None
         if item is None:
             return part
+        now, evidence = event.at, self.EVIDENCE[kind(event)]
         for token in self._tokens(item):
-            weight, since = part.get(token, (0.0, event.at))
-            at = max(since, event.at)
-            added = self.EVIDENCE[kind(event)] * self._decay(at - event.at)
-            part[token] = [round(weight * self._decay(at - since) + added, 6), round(at, 3)]
+            weight, since = part.get(token, (0.0, now))
+            at = max(since, now)
+            part[token] = [round(weight * self._decay(at - since) + evidence * self._decay(at - now), 6), round(at, 3)]
         if len(part) > self.bound:
-            weights = {token: abs(w) * self._decay(event.at - t) for token, (w, t) in part.items()}
+            weights = {token: abs(w) * self._decay(now - t) for token, (w, t) in part.items()}
             for token in sorted(weights, key=lambda token: (weights[token], token))[: len(part) - self.bound]:
                 del part[token]
         return part
@@ -179,7 +179,7 @@ class Affinity(UserFeature):
         return () if token is None else (token,)
 
     def _decay(self, age: float) -> float:
-        return float(2.0 ** (-max(age, 0.0) / self.HALF_LIFE))
+        return 2.0 ** (-age / self.HALF_LIFE) if age > 0.0 else 1.0
 
 
 class Last(UserFeature):
