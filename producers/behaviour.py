@@ -3,8 +3,8 @@
     P(click at place k) = examine(k) * CEILING / (1 + exp(-appeal))
     examine(k) = 0.95 / sqrt(1 + k)
     appeal = BASE + category + sum of tags + creator + <latent, latent> + quality
-             + 1.2 * 2^(-age / 4 days) + context(category, device, hour) - 0.12 * min(tired(category), 8) - 4 [has consumed it]
-    tired(c) = sum over looks at c of 2^(-time since / 2 hours)
+             + 0.8 * 2^(-age / 4 days) + context(category, device, hour) - 0.1 * min(tired(category), 6) - 4 [has consumed it]
+    tired(c) = sum over looks at c of 2^(-time since / 1 hour)
 
 All in logits. References: Richardson et al. 2007 and Craswell et al. 2008 for the position-based examination model.
 """
@@ -20,12 +20,12 @@ HOUR = 3600.0
 CEILING = 0.5  # nobody opens everything they look at
 BASE = -2.3
 FRESHNESS, FRESH_HALF_LIFE = 0.8, 4 * DAY
-TIRED, TIRED_BOUND, TIRED_HALF_LIFE = 0.12, 8.0, 2 * HOUR
+TIRED, TIRED_BOUND, TIRED_HALF_LIFE = 0.1, 6.0, 1 * HOUR
 CONSUMED = 4.0
 DAYPART = 0.3
 LONGEST_LOOK = 180.0  # seconds
 NEUTRAL = 0.3  # satisfaction of a person of whom nothing is known
-SHARPNESS = 2.0  # s, of the day's rhythm
+SHARPNESS = 1.6  # s, of the day's rhythm
 DAY_MEAN = float(np.i0(SHARPNESS))
 RETURN = 1.5  # log of how much more often a fully satisfied person comes than a fully dissatisfied one
 

@@ -2,9 +2,9 @@
 
 Every place of a feed is drawn from a mixture over what the user has not consumed, without replacement:
 
-    P(item) = 0.2 / n  +  0.2 * picked / sum  +  0.4 * popular / sum  +  0.2 * followed / sum
-    picked = exp(4 quality) 2^(-age / 7 days)    editors, who know good work when they see it
-    popular = (0.05 + positives)^1.2             clicks, likes, shares and comments with a half-life of 3 days
+    P(item) = 0.12 / n  +  0.23 * picked / sum  +  0.4 * popular / sum  +  0.25 * followed / sum
+    picked = exp(5 quality) 2^(-age / 7 days)    editors, who know good work when they see it
+    popular = (0.05 + positives)^1.25            clicks, likes, shares and comments with a half-life of 3 days
     followed = exp(2 taste)                      creators and topics that the user follows
 
 The logged propensity is P(item) over what is left at that place, so the log can be weighted back to any other policy.
@@ -20,8 +20,8 @@ from producers import behaviour
 from producers.audience import TOP, Audience, Served
 from producers.world import DAY, EPOCH, HISTORY_DAYS, World
 
-CHANCE, PICKED, POPULAR, FOLLOWED = 0.12, 0.25, 0.43, 0.2
-PICKED_POWER, PICKED_HALF_LIFE = 4.0, 7 * DAY
+CHANCE, PICKED, POPULAR, FOLLOWED = 0.12, 0.23, 0.4, 0.25
+PICKED_POWER, PICKED_HALF_LIFE = 5.0, 7 * DAY
 POPULAR_POWER, POPULAR_START, POPULAR_HALF_LIFE = 1.25, 0.05, 3 * DAY
 FOLLOWED_POWER = 2.0
 STEP = 300.0  # seconds
