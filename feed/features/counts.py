@@ -45,8 +45,8 @@ def shown_or_engaged(event: Event) -> Iterable[str]:
 
 def fields(event: Event) -> list[str]:
     """The hash fields that the event raises by one in each of its items."""
-    name = kind(event)
-    return [name, *(f"{name}:{r.name}:{int(event.at // r.seconds)}" for r in RESOLUTIONS)]
+    name, at = kind(event), event.at
+    return [name, *(f"{name}:{r.name}:{int(at // r.seconds)}" for r in RESOLUTIONS)]
 
 
 def oldest_kept(now: float) -> list[int]:
@@ -69,10 +69,11 @@ def decayed(counts: Mapping[str, int], now: float) -> np.ndarray:
 
 def add(sums: np.ndarray, since: float, event: Event) -> float:
     """Fold one event into one item's decayed sums (kinds, half-lives) of time `since`, in place; returns their new time."""
-    at = max(since, event.at)
+    when = event.at
+    at = max(since, when)
     sums *= 2.0 ** (-(at - since) / HALF_LIVES)
     k = KIND_INDEX[kind(event)]
     for r, resolution in enumerate(RESOLUTIONS):
-        middle = resolution.middle(int(event.at // resolution.seconds))
+        middle = resolution.middle(int(when // resolution.seconds))
         sums[k, r] += 2.0 ** (-(at - middle) / resolution.half_life)
     return at
