@@ -134,10 +134,12 @@ def consume(app: App, topic: Topic, apply: Callable[[Batch], Awaitable[None]]) -
 def every(app: App, seconds: float, act: Callable[[], Awaitable[None]]) -> None:
     """Call `act` again and again while the app runs, `seconds` apart."""
 
-    async def timer() -> None:
-        await act()
+    async def again() -> None:  # not a Faust timer: that one complains of work which takes longer than its interval
+        while not app.should_stop:
+            await act()
+            await app.sleep(seconds)
 
-    app.timer(seconds)(timer)
+    app.task(again)
 
 
 def assigned(app: App) -> list[TP]:
