@@ -109,12 +109,13 @@ class Policy:
             return Served(user_id, ())
         if user not in self._followed:
             everything = np.arange(len(self._world.items))
-            self._followed[user] = np.exp(FOLLOWED_POWER * behaviour.taste(self._world, user, everything)).astype(np.float32)
+            self._followed[user] = np.exp(FOLLOWED_POWER * behaviour.taste(self._world, user, everything))
         parts = ((PICKED, self._picked), (POPULAR, self._popular), (FOLLOWED, self._followed[user]))
-        p = (CHANCE / there.sum()) * there
+        mask = there.astype(np.float64)
+        p = np.full(len(mask), CHANCE / mask.sum())
         for share, weights in parts:
-            left = weights * there
-            p += (share / left.sum()) * left
+            p += (share / (weights @ mask)) * weights
+        p *= mask
         k = min(TOP, int(there.sum()))
         with np.errstate(divide="ignore"):  # the first of exponential races are draws without replacement
             arrivals = self._draw.standard_exponential(len(p)) / p
