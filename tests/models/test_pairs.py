@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+
+from feed.catalogue import Item, User
+from feed.events import Click, Hide, Impression, Like, Shown, View, utc
+from feed.features import BatchState, FeatureSpace
+from feed.models.pairs import CHUNK, SAMPLED, ChunkCollector, Evidence, Log, Pair, pairs_of, replay
+
+START = 1_700_000_000.0
+
+
+def event(kind, at, user, item):
+    about = {"event_id": f"e{at}-{user}-{item}-{kind.__name__}", "user_id": user, "occurred_at": utc(START + at)}
+    if kind is Impression:
+        return Impression(**about, items=(Shown(item, 0),))
+    return kind(**about, item_id=item)
+
+
+def log(*events, items=("a", "b", "c")):
+    return Log([Item(item_id=i, category="x") for i in items], [User(user_id="u")], [event(*e) for e in events])
+
+
+def test_a_pair_is_positive_by_what_followed_and_frozen_at_its_first_engagement():
+    found = pairs_of(
+        log((Impression, 0, "u", "a"), (View, 1, "u", "a"), (View, 2, "u", "b"), (Like, 3, "u", "a"), (Click, 4, "v", "b"))
+    )
+    assert [(p.event, p.at - START, p.user_id, p.item_id, p.positive) for p in found] == [
+        (1, 1, "u", "a", True),
+        (2, 2, "u", "b", False),
+        (4, 4, "v", "b", True),
+    ]
+
+
+def test_what_was_hidden_is_not_positive_though_it_was_clicked():
+    assert [p.positive for p in pairs_of(log((Click, 0, "u", "a"), (Hide, 1, "u", "a"), (Click, 2, "u", "b")))] == [False, True]
+
+
+def test_in_a_log_of_views_alone_a_view_is_positive():
+    assert [p.positive for p in pairs_of(log((View, 0, "u", "a"), (Hide, 1, "u", "b")))] == [True, False]
+
+
+def test_items_outside_the_catalogue_make_no_pairs():
+    assert pairs_of(log((Click, 0, "u", "unknown"))) == []
+
+
+def test_replay_shows_the_state_just_before_each_stop():
+    whole = log((View, 0, "u", "a"), (Click, 1, "u", "a"), (View, 2, "u", "b"))
+    seen = [(stop, list(state.users["u"]["seen"]), state.now) for stop, state in replay(whole, [0, 2, 3])]
+    assert seen == [(0, [], 0.0), (2, ["a"], START + 1), (3, ["a", "b"], START + 2)]
+
+
+@pytest.fixture(scope="module")
+def world():
+    """60 items, a new one every 100 s; 18 users, each likes every third item soon after it is there: six likes an item."""
+    items = [Item(item_id=f"i{i}", created_at=utc(START + 100 * i), category=f"c{i % 4}") for i in range(60)]
+    events = [
+        event(kind, 100 * step + user + after, f"u{user}", f"i{step}")
+        for step in range(60)
+        for user in range(18)
+        if (step + user) % 3 == 0
+        for kind, after in ((View, 10), (Like, 30))
+    ]
+    return Log(items, [], sorted(events, key=lambda e: e.at))
+
+
+@pytest.fixture(scope="module")
+def space(world):
+    for _, state in replay(world, [len(world.events)]):
+        evidence = {item.item_id: 6 for item in world.items}
+        return FeatureSpace.fit(list(state.users.values()), state.items, state.now, evidence)
+
+
+def freeze(space, world, seed=0):
+    collector = ChunkCollector(space, [], pairs_of(world), np.random.default_rng(seed))
+    for stop, state in replay(world, collector.stops):
+        collector.look(stop, state)
+    return collector.chunks()
+
+
+def item_rows(space, inputs):
+    return inputs.categorical[:, [name for name, _ in space.item_spec.categorical].index("item")]
+
+
+def equal(one, other):
+    return (
+        np.array_equal(one.numeric, other.numeric)
+        and np.array_equal(one.categorical, other.categorical)
+        and all(np.array_equal(one.bag_ids[name], other.bag_ids[name]) for name in one.bag_ids)
+        and all(np.array_equal(one.bag_weights[name], other.bag_weights[name]) for name in one.bag_weights)
+    )
+
+
+def test_a_pairs_user_is_frozen_as_just_before_the_first_engagement(space, world):
+    pairs, chunks = pairs_of(world), freeze(space, world)
+    assert len(chunks) == len(pairs) // CHUNK == 11
+    assert (len(chunks.users), len(chunks.items)) == (11 * CHUNK, 11 * (CHUNK + SAMPLED))
+    for stop, state in replay(world, [pairs[200].event]):
+        expected = space.user_inputs([state.user(pairs[200].user_id)], pairs[200].at)
+        assert stop == pairs[200].event
+    assert equal(chunks.users.take(np.array([200])), expected)
+
+
+def test_what_comes_later_changes_nothing_that_was_frozen(space, world):
+    n = 4
+    cut = Log(world.items, world.users, world.events[: pairs_of(world)[n * CHUNK].event])
+    whole, part = freeze(space, world), freeze(space, cut)
+    assert equal(whole.users.take(np.arange(n * CHUNK)), part.users.take(np.arange(n * CHUNK)))
+    rows = np.arange(n * (CHUNK + SAMPLED))
+    assert np.array_equal(whole.items.take(rows).numeric, part.items.take(rows).numeric)
+
+
+def test_sampled_items_exist_and_are_no_negatives_of_a_user_who_engages_with_them(space, world):
+    pairs, chunks = pairs_of(world), freeze(space, world)
+    ids = sorted(item.item_id for item in world.items)
+    engaged = {(pair.user_id, pair.item_id) for pair in pairs}
+    sampled = item_rows(space, chunks.items).reshape(len(chunks), CHUNK + SAMPLED)[:, CHUNK:]
+    assert (sampled > 0).any()
+    for c, j in np.argwhere(sampled > 0):
+        item_id = ids[sampled[c, j] - 1]
+        assert 100 * int(item_id[1:]) + START <= pairs[c * CHUNK].at
+        expected = [(pair.user_id, item_id) not in engaged for pair in pairs[c * CHUNK : (c + 1) * CHUNK]]
+        assert chunks.negative[c, :, j].tolist() == expected
+
+
+def test_an_items_own_row_is_read_from_its_fifth_positive_on(space, world):
+    table = BatchState(world.items).items
+    evidence = Evidence(space, [pair for pair in pairs_of(world) if pair.item_id == "i7"][:4])
+    four = evidence.mask(space.item_inputs(table, None, START), table.ids)
+    evidence.add(Pair(0, START, "u", "i7", True))
+    five = evidence.mask(space.item_inputs(table, None, START), table.ids)
+    assert (item_rows(space, four) == 0).all()
+    assert [table.ids[row] for row in np.flatnonzero(item_rows(space, five))] == ["i7"]
+
+
+def test_the_same_seed_freezes_the_same_chunks(space, world):
+    one, two, other = freeze(space, world), freeze(space, world), freeze(space, world, seed=1)
+    assert np.array_equal(one.negative, two.negative)
+    assert equal(one.items, two.items)
+    assert not np.array_equal(one.negative, other.negative)
