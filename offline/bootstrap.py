@@ -26,7 +26,7 @@ from rich.table import Table
 from feed import dataset, errors, settings
 from feed.errors import BadData, NotPromoted
 from feed.evaluation import holdout
-from feed.evaluation.holdout import FIGURES, VisitCollector, Visits
+from feed.evaluation.holdout import VisitCollector, Visits
 from feed.events import utc
 from feed.features import FeatureSpace
 from feed.models import snapshot
@@ -69,9 +69,9 @@ def run(data: Path, registry: Path, *, epochs: int = EPOCHS, seed: int = 0, cont
     """
     torch.set_num_threads(THREADS)
     console = Console()
+    log = read(data, context)
+    slices = slices_of(pairs_of(log), data)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        log = read(data, context)
-        slices = slices_of(pairs_of(log), data)
         space, chunks, judged, measured = freeze(log, slices, seed, progress)
         task = progress.add_task("training")
         trained = train(
@@ -182,19 +182,19 @@ def register(registry: Registry, trained: Trained, space: FeatureSpace, about: d
 
 def table(figures: Figures) -> Table:
     """The figures as a table: mean over visits, 95 % interval over users."""
-    shown = Table("", *figures, title="Held-out last tenth of the log: mean over visits (95 % interval, bootstrap over users)")
-    for name in FIGURES:
-        cells = [f"{one[name]['mean']:.4f} ({one[name]['low']:.4f} – {one[name]['high']:.4f})" for one in figures.values()]
-        shown.add_row(LABELS[name], *cells)
+    shown = Table("", *figures, title="Held-out last tenth: mean over visits (95 % interval over users)")
+    for name, label in LABELS.items():
+        cells = [f"{f['mean']:.4f} ({f['low']:.4f} – {f['high']:.4f})" for one in figures.values() if (f := one.get(name))]
+        shown.add_row(label, *cells)
     return shown
 
 
 LABELS = {
-    "auc": "AUC, full catalogue",
+    "auc": "AUC",
     "ndcg_at_10": "NDCG@10",
     "precision_at_50": "precision@50",
     "recall_at_50": "recall@50",
-    "auc_looked_at": "AUC, among what was looked at",
+    "auc_looked_at": "AUC, looked at",
 }
 
 

@@ -65,10 +65,15 @@ def per_visit(groups: Sequence[Visits], score: Score, seed: int) -> dict[str, np
 
 
 def summary(groups: Sequence[Visits], score: Score, seed: int) -> dict[str, dict[str, float]]:
-    """For each figure its mean over visits and the 95 % interval of a bootstrap over users."""
+    """For each figure its mean over visits and the 95 % interval of a bootstrap over users; without the undefined ones.
+
+    `auc_looked_at` is undefined in a log that has nothing but positives.
+    """
     users = np.array([user for group in groups for user in group.user_ids])
     figures = {}
     for name, values in per_visit(groups, score, seed).items():
+        if np.isnan(values).all():
+            continue
         mean, low, high = metrics.mean_interval(values, users, seed=seed)
         figures[name] = {"mean": mean, "low": low, "high": high}
     return figures

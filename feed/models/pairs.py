@@ -18,7 +18,7 @@ from feed.features import BatchState, FeatureSpace, Inputs
 from feed.features.space import ITEM_EVIDENCE
 
 CHUNK = 32  # pairs that share a moment of the catalogue and its sampled items
-SAMPLED = 128  # items drawn a chunk
+SAMPLED = 64  # items drawn a chunk
 
 
 class Pair(NamedTuple):

@@ -1,0 +1,91 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from feed import dataset
+from feed.catalogue import Item, User
+from feed.errors import BadData
+from feed.events import Click, View, utc
+from feed.models import snapshot
+from feed.registry import Registry
+from offline import bootstrap
+
+START = 1_700_000_000.0
+ROOT = Path(__file__).parents[2]
+
+
+def write(folder, n=2000, kinds=(Click, View), seed=0):
+    """30 users meet 120 items of three categories by chance: `kinds[0]` with those of one category, `kinds[1]` with others."""
+    draw = np.random.default_rng(seed)
+    items = [Item(item_id=f"i{i}", category=f"c{i % 3}", created_at=utc(START - 1000)) for i in range(120)]
+    events = []
+    for k in range(n):
+        user, item = int(draw.integers(30)), int(draw.integers(120))
+        about = {"event_id": f"e{k}", "user_id": f"u{user}", "item_id": f"i{item}", "occurred_at": utc(START + 600 * k)}
+        events.append(kinds[0 if user % 3 == item % 3 else 1](**about))
+    dataset.write(dataset.from_events(events, items, [User(user_id=f"u{u}") for u in range(30)]), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bootstrap")
+    data, registry = write(folder / "data"), folder / "registry"
+    return data, registry, bootstrap.run(data, registry, epochs=6)
+
+
+def test_the_first_version_becomes_champion_and_later_ones_are_only_registered(trained):
+    data, path, outcome = trained
+    registry = Registry(path)
+    assert outcome.champion
+    assert registry.champion().version == outcome.version
+    later = bootstrap.run(data, path, epochs=1)
+    assert not later.champion
+    assert registry.champion().version == outcome.version
+    assert later.version in registry.versions()
+
+
+def test_the_model_finds_each_users_category_where_popularity_cannot(trained):
+    figures = trained[2].figures
+    for name in ("auc", "ndcg_at_10", "recall_at_50", "auc_looked_at"):
+        learned, popular = figures["learned"][name], figures["popular"][name]
+        assert learned["low"] > popular["mean"], name
+
+
+def test_the_served_weights_load_and_carry_their_figures(trained):
+    _, path, outcome = trained
+    loaded = snapshot.load(Registry(path).champion().path)
+    assert loaded.manifest["figures"] == outcome.figures
+    assert loaded.manifest["data"]["events"] == 2000
+    assert loaded.manifest["trained_on"]["until"] < loaded.manifest["measured_from"] < loaded.manifest["data"]["to"]
+
+
+def test_the_same_log_and_seed_give_the_same_weights(trained, tmp_path):
+    data, path, outcome = trained
+    again = bootstrap.run(data, tmp_path, epochs=6)
+    sums = [snapshot.read_manifest(Registry(p).folder(o.version))["sha256"] for p, o in ((path, outcome), (tmp_path, again))]
+    assert sums[0] == sums[1]
+
+
+@pytest.mark.parametrize("kinds", [(Click, Click), (View, View)])
+def test_a_log_of_one_kind_of_event_can_be_learned_from(tmp_path, kinds):
+    outcome = bootstrap.run(write(tmp_path / "data", 1200, kinds), tmp_path / "registry", epochs=1)
+    assert outcome.champion
+    assert "auc_looked_at" not in outcome.figures["learned"], "nothing was looked at and left"
+
+
+def test_a_log_too_short_is_refused_with_what_it_holds(tmp_path):
+    with pytest.raises(BadData, match=r"too little to learn from: 5 pairs"):
+        bootstrap.run(write(tmp_path / "data", 5), tmp_path / "registry")
+    assert not (tmp_path / "registry").exists()
+
+
+def test_a_missing_folder_ends_the_command_with_a_clear_error_and_status_2(tmp_path):
+    command = [sys.executable, str(ROOT / "offline/bootstrap.py"), "--data", str(tmp_path / "nowhere"), "--registry", "r"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "nowhere" in done.stderr
