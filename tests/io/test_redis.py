@@ -89,9 +89,9 @@ def test_refresh_brings_exactly_what_changed(client):
 
 
 def test_an_item_hash_is_bounded_however_long_it_lives(client):
-    store, position = FeatureStore(client), 0
+    store = FeatureStore(client)
     largest = 0
-    for day in range(0, 400, 2):
+    for position, day in enumerate(range(0, 400, 2)):
         at = 1.6e9 + day * 86400
         fields = {
             f"{name}:{r.name}:{int(at // r.seconds) - k}": 1
@@ -100,7 +100,6 @@ def test_an_item_hash_is_bounded_however_long_it_lives(client):
             for k in range(8)
         }
         assert store.apply(Change(Position("I", 0, position + 1), counts={"7": fields}, newest=at), position, "U", 0).done
-        position += 1
         largest = max(largest, client.hlen("item:7"))
     assert largest <= TRIM_FIELDS + 60
 
