@@ -64,7 +64,7 @@ class LocalSystem:
             file.parent,
             self._state / "tmp",
             console,
-            forgetful=[name for name, service in services.items() if _stand_in(service) == "broker"],
+            forgetful=[name for name, service in services.items() if _stand_in(service)],  # both keep all in memory
             forget=self._forget,
         )
         self.environment = {**os.environ, **(environment or {}), **merged}
