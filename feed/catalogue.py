@@ -8,21 +8,22 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
-from feed.events import Id, Time
+from feed.events import Id, Text, Time
 
-Attribute = str | int | float
+Attribute = Text | int | float
+Attributes = Annotated[dict[Text, Attribute], Meta(max_length=64)]
 
 
 class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One item: `title` is for display only, everything else is a feature."""
 
     item_id: Id
-    title: str | None = None
+    title: Annotated[str, Meta(max_length=1024)] | None = None
     created_at: Time | None = None
-    category: str | None = None
-    tags: Annotated[tuple[str, ...], Meta(max_length=64)] = ()
+    category: Text | None = None
+    tags: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
     creator_id: Id | None = None
-    attributes: dict[str, Attribute] = {}
+    attributes: Attributes = {}
 
     def __post_init__(self) -> None:
         force_setattr(self, "item_id", str(self.item_id))
@@ -40,11 +41,11 @@ class User(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     user_id: Id
     signed_up_at: Time | None = None
-    platform: str | None = None
-    country: str | None = None
-    age_group: str | None = None
-    gender: str | None = None
-    attributes: dict[str, Attribute] = {}
+    platform: Text | None = None
+    country: Text | None = None
+    age_group: Text | None = None
+    gender: Text | None = None
+    attributes: Attributes = {}
 
     def __post_init__(self) -> None:
         force_setattr(self, "user_id", str(self.user_id))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Id = str
 else:  # integers are accepted and become text in __post_init__
     Id = Annotated[str, Meta(min_length=1, max_length=128)] | int
+Text = Annotated[str, Meta(max_length=256)]
 Time = Annotated[datetime, Meta(tz=True)]
 Propensity = Annotated[float, Meta(gt=0, le=1)]
 
@@ -34,8 +35,8 @@ def new_event_id(at: datetime, draw: random.Random) -> str:
 class Context(Struct, frozen=True, omit_defaults=True):
     """The circumstances of a request: device and country as text, local hour of the day 0-23, and what else is known of it."""
 
-    device: str | None = None
-    country: str | None = None
+    device: Text | None = None
+    country: Text | None = None
     hour: Annotated[int, Meta(ge=0, le=23)] | None = None
     attributes: dict[str, str | int | float] = {}
 

@@ -17,6 +17,8 @@ from feed.catalogue import Item, User
 from feed.errors import Unreadable
 from feed.events import Event
 
+LARGEST = 2 * 1024 * 1024  # bytes: a record of 1 MiB, in base64, with what is said about it
+
 
 @dataclass(frozen=True)
 class Topic:
@@ -25,14 +27,16 @@ class Topic:
     name: str
     partitions: int = 0
     compacted: bool = False
+    days: int | None = None  # how long its records are kept; None: as the broker is set
+    bytes: int | None = None  # of its largest record; None: as the broker is set (1 MiB)
 
 
 INTERACTIONS = Topic("interactions")
 # as many partitions as interactions: one partition of both owns all that is known of a user (see feed.io.redis)
 USERS = Topic("users", compacted=True)
 ITEMS = Topic("items", partitions=2, compacted=True)
-FEATURE_UPDATES = Topic("feature-updates")
-DEAD_LETTERS = Topic("dead-letters", partitions=1)
+FEATURE_UPDATES = Topic("feature-updates", days=7)  # only the newest matter: features themselves are in Redis
+DEAD_LETTERS = Topic("dead-letters", partitions=1, bytes=LARGEST)
 TOPICS = (INTERACTIONS, USERS, ITEMS, FEATURE_UPDATES, DEAD_LETTERS)
 
 

@@ -52,7 +52,7 @@ def create_app(client: redis.Redis, registry: Registry, policy: Policy) -> FastA
     app.add_exception_handler(NoChampion, _no_champion)
 
     # plain functions: they wait for Redis and compute, so FastAPI runs them in its threads
-    @app.get("/feed/{user_id}", response_class=Response)
+    @app.get("/feed/{user_id:path}", response_class=Response)
     def feed(user_id: UserId) -> Response:
         """The user's feed, best item first, and how it came to be."""
         stored = feeds.read(user_id)

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from feed import dataset, errors, settings
+from feed import dataset, errors, logs, settings
 from feed.errors import BadData, NotPromoted
 from feed.evaluation import holdout
 from feed.evaluation.holdout import VisitCollector, Visits
@@ -206,7 +206,9 @@ def main(
     context: Annotated[list[str] | None, typer.Option(help="a further column of interactions to keep; may be repeated")] = None,
 ) -> None:
     """Train a two-tower model on a log and register it."""
-    run(data, registry or settings.load().registry, epochs=epochs, seed=seed, context=context or ())
+    configuration = settings.load()
+    logs.setup(configuration, "bootstrap")
+    run(data, registry or configuration.registry, epochs=epochs, seed=seed, context=context or ())
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from feed import dataset, errors, settings
-from feed.errors import NoChampion
+from feed import dataset, errors, logs, settings
+from feed.errors import FeedError, NoChampion
 from feed.events import utc
 from feed.features import BatchState, ItemTable, UserState
 from feed.io.feeds import FeedStore
-from feed.io.redis import FeatureStore, connect
+from feed.io.redis import TRANSIENT, FeatureStore, connect
 from feed.monitoring.quality import QUANTILES, Quality, measure
 from feed.ranking.arms import Policy
 from feed.ranking.live import load
@@ -165,7 +165,11 @@ def main(
 ) -> None:
     """Rank every user with the champion: into Redis and rankings.csv."""
     configuration = settings.load()
-    run(configuration, output or configuration.registry.parent / "rankings.csv", data)
+    logs.setup(configuration, "rank")
+    try:
+        run(configuration, output or configuration.registry.parent / "rankings.csv", data)
+    except TRANSIENT as error:
+        raise FeedError(f"Redis at {configuration.redis} went away while ranking: {error}; run it again") from error
 
 
 if __name__ == "__main__":

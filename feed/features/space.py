@@ -134,7 +134,7 @@ class FeatureSpace:
             [
                 [
                     self._index[vocabulary].get(
-                        _token((state["context"] if name == "device" else state["profile"]).get(name)) or "", 0
+                        _token((state["context"] if vocabulary == "device" else state["profile"]).get(name)) or "", 0
                     )
                     for name, vocabulary in definition.user_categorical
                 ]
@@ -175,7 +175,7 @@ class FeatureSpace:
         categorical = [
             [
                 self._index[vocabulary].get(
-                    _token(getattr(item, own[name]) if name in own else item.attributes.get(name)) or "", 0
+                    _token(getattr(item, own[vocabulary]) if vocabulary in own else item.attributes.get(name)) or "", 0
                 )
                 for name, vocabulary in definition.item_categorical
             ]

@@ -16,7 +16,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 from msgspec import Struct
 
 from feed.errors import BadSetting, FeedError
-from feed.wire import TOPICS, Topic, encode, partition_of
+from feed.wire import LARGEST, TOPICS, Topic, encode, partition_of
 
 log = structlog.get_logger()
 
@@ -91,6 +91,7 @@ class Sender:
             enable_idempotence=True,
             linger_ms=50,
             batch_size=131_072,
+            max_request_size=LARGEST,
             request_timeout_ms=10_000,
             delivery_timeout_ms=_FOREVER_MS,  # how long to wait is the caller's decision: see `flush`
             max_block_ms=10_000,
@@ -306,8 +307,12 @@ def _partitions(servers: str, topic: str) -> int:
 
 def _create(admin: KafkaAdminClient, topic: Topic, partitions: int) -> None:
     settings: dict[str, Any] = {"num_partitions": partitions, "replication_factor": -1}  # as the broker has it set
-    if topic.compacted:
-        settings["configs"] = {"cleanup.policy": "compact"}
+    configs = {
+        "cleanup.policy": "compact" if topic.compacted else None,
+        "retention.ms": None if topic.days is None else str(topic.days * 86_400_000),
+        "max.message.bytes": None if topic.bytes is None else str(topic.bytes),
+    }
+    settings["configs"] = {name: value for name, value in configs.items() if value is not None}
     try:
         admin.create_topics({topic.name: settings}, wait_for_metadata=True)
         log.info("created topic", topic=topic.name, partitions=partitions)

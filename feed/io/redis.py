@@ -205,6 +205,8 @@ class FeatureStore:
 
     def refresh_items(self, table: ItemTable) -> np.ndarray:
         """Bring in what changed since the last call; returns int64 rows of the changed items, new ones appended to `table`."""
+        if int(cast("bytes | None", self._client.get("items:stamp")) or 0) < self._stamp:
+            self._stamp = 0  # Redis has come back older than it was: changes are counted anew
         changed = cast(
             "list[tuple[bytes, float]]",
             self._client.zrangebyscore("items:changed", f"({self._stamp}", "+inf", withscores=True),

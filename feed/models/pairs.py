@@ -2,8 +2,8 @@
 
 A pair is a user and an item with any engagement. It is positive with a click, like, share or comment and no hide; in a log of
 views alone (and hides) a view does. It is frozen just before the user's *first* engagement with the item: later, the item
-stands in the user's own history and gives the answer away. Items are frozen once a chunk, before its first pair. So nothing
-learns from the future.
+stands in the user's own history and gives the answer away. Items are frozen once a chunk, before its first pair. So no
+input knows the future; the label of a pair is what followed it, however late.
 """
 
 from collections.abc import Iterator, Sequence

@@ -129,6 +129,7 @@ def test_unusable_records_become_dead_letters_with_bytes_and_reason_and_the_stre
         "in the future": (right, late),
         "belongs to partition": ((right + 1) % 8, wire.encode(good)),
         "required field": (right, b'{"event":"like"}'),
+        "got `array`": (right, b'["' + b"x" * 1_000_000 + b'"]'),  # as large as a record may be: larger still as a letter
     }
     with kafka.Sender(own_broker) as sender, features_agent(own_broker, redis_url, tmp_path / "agent.log"):
         for partition, value in bad.values():
