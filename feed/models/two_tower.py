@@ -25,9 +25,9 @@ SMALL = 8  # width of the tables that only one tower reads
 DROPOUT = 0.3
 ID_DROPOUT = 0.1  # share of ids read as unknown while training, so that row 0 learns what to expect of anything unseen
 # Standard deviation of fresh embeddings. With 64 numbers a token meets itself with 64 * 0.2^2 = 2.6 and any other with about
-# 0 +- 0.3: a liking for a category that few people have shown speaks for that category from the start. At 0.1 ten likes of one
-# category raised its share of the top ten for 87-95 % of users (three worlds), at 0.2 for 96-99 %; held-out AUC fell by 0.005 to
-# 0.012.
+# 0 +- 0.3: a liking for a category that few people have shown speaks for that category from the start. At 0.1 ten likes of
+# one category raised its share of the top ten for 87-95 % of users (three worlds), at 0.2 for 96-99 %; held-out AUC fell by
+# 0.005 to 0.012.
 TABLE_SPREAD = 0.2
 
 
