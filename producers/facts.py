@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from feed.evaluation.metrics import gini
 from feed.events import POSITIVES, Engagement, Event, kind
 from feed.features.counts import HALF_LIVES
 from producers import behaviour
@@ -66,9 +67,3 @@ def popularity_at(events: Sequence[Event], audience: Audience, at: float) -> np.
 def engagements_per_item(events: Sequence[Event]) -> np.ndarray:
     """int64 (items with any,)."""
     return np.array(list(Counter(event.item_id for event in events if isinstance(event, Engagement)).values()))
-
-
-def gini(counts: np.ndarray) -> float:
-    """Gini coefficient of n counts: sum_i (2 i - n - 1) x_i / (n sum x), x ascending, i from 1; 0 = all equal."""
-    x, n = np.sort(counts), len(counts)
-    return float((2 * np.arange(1, n + 1) - n - 1) @ x / (n * x.sum()))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from feed.evaluation.metrics import gini
+
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -74,19 +76,3 @@ def diversity(categories: np.ndarray) -> float:
         count = (of == code).sum(axis=1)
         pairs += count * (count - 1)
     return float((1.0 - pairs / (n[several] * (n[several] - 1))).mean())
-
-
-def gini(counts: np.ndarray) -> float:
-    """Inequality of exposure: 0 = all items are shown equally often, towards 1 = one item has it all.
-
-    G = sum_i (2 i - n - 1) x_i / (n sum_i x_i), x ascending, i = 1..n (Gini 1912; Fleder & Hosanagar 2009 for recommenders).
-    `counts` (items,), not negative; 0 when nothing was shown.
-
-    >>> gini(np.array([1, 1, 1, 1])), gini(np.array([0, 0, 0, 4]))
-    (0.0, 0.75)
-    """
-    n, total = len(counts), counts.sum()
-    if total == 0:
-        return 0.0
-    place = np.arange(1, n + 1)
-    return float(((2 * place - n - 1) * np.sort(counts)).sum() / (n * total))

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feed.evaluation.metrics import gini
 from feed.monitoring import quality
-from feed.monitoring.quality import diversity, gini, measure
+from feed.monitoring.quality import diversity, measure
 
 
 def test_figures_known_by_hand():
@@ -35,13 +36,6 @@ def test_a_ranking_of_nobody_has_figures():
     found = measure(np.empty((0, 0), np.int64), np.empty((0, 0)), np.empty(0, np.int64), np.empty(0, np.bool_))
     assert (found.users, found.rankings, found.user_coverage, found.item_coverage, found.diversity, found.gini) == (0,) * 6
     assert np.isnan(found.scores).all()
-
-
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=30))
-def test_gini_is_half_the_mean_difference_over_the_mean(counts):
-    x = np.array(counts)
-    expected = 0.0 if x.sum() == 0 else np.abs(x[:, None] - x[None]).mean() / (2 * x.mean())
-    assert gini(x) == pytest.approx(expected, abs=1e-12)
 
 
 @given(st.lists(st.lists(st.integers(0, 4), min_size=6, max_size=6), min_size=1, max_size=5))
