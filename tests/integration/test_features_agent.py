@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -72,6 +73,12 @@ def bare(state):
     return {name: part for name, part in json.loads(json.dumps(state)).items() if name not in ("features", "position")}
 
 
+def updates(broker: str) -> Iterator[wire.FeatureUpdate]:
+    """What was told of changed users, oldest first in each partition; all of one user's is in one partition."""
+    for record in kafka.read_topic(broker, wire.FEATURE_UPDATES):
+        yield wire.decode_update(record.value)
+
+
 def wait_until(condition, what: str):
     deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
@@ -102,8 +109,12 @@ def test_after_a_burst_of_20000_events_and_a_kill_every_user_and_item_equals_a_r
             agent.wait()
         with features_agent(own_broker, redis_url, log):
             wait_for_features(store, topic_ids, sender.positions())
+            owned = [(topic_ids[topic], p) for topic in ("interactions", "users") for p in range(8)]
+            wait_until(lambda: not any(store.outbox(*of) for of in owned), "the sending of what the killed agent had left")
 
     ids = sorted(expected.users)
+    told = {user: update.position for update in updates(own_broker) for user in update.users}
+    assert [msgspec.to_builtins(told[i]) for i in ids] == [state["position"] for state in store.users(ids)]
     assert sorted(store.all_user_ids()) == ids
     assert [bare(state) for state in store.users(ids)] == [bare(expected.users[i]) for i in ids]
     assert store.now() == expected.now
