@@ -12,7 +12,7 @@ from feed import wire
 from feed.errors import BadSetting, FeedError
 from feed.events import Click, utc
 from feed.io import kafka
-from feed.wire import Topic
+from feed.wire import LARGEST, Topic
 
 
 def click(user_id, n):
@@ -76,7 +76,7 @@ def test_a_message_that_cannot_be_sent_is_named(broker, topic):
         with pytest.raises(FeedError, match="no topic nothing-here"):
             sender.send(Topic("nothing-here"), "a", click("a", 1))
         with pytest.raises(FeedError, match=f"{topic.name}/0.*key b'big'"):
-            sender.send_raw(topic.name, 0, b"big", bytes(2_000_000))
+            sender.send_raw(topic.name, 0, b"big", bytes(LARGEST))
         with pytest.raises(FeedError, match=f"{topic.name}/9.*key b'far'"):
             sender.send_raw(topic.name, 9, b"far", b"")
         sender.flush()
