@@ -209,6 +209,8 @@ class Consumer(driver.Consumer):
                     tp = ensure_TP(found)
                     if epoch[tp] == self._epoch[tp]:
                         await self._deliver(tp, records, stopping)
+                    else:  # rewound during this fetch, which has moved the position on: its records must come again
+                        await self.seek(tp, self._next[tp])
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise

@@ -164,3 +164,20 @@ def test_unusable_records_become_dead_letters_with_bytes_and_reason_and_the_stre
         assert (letter.value, letter.key, letter.topic) == (value, b"1", "interactions")
         assert letter.position.partition == partition
         assert letter.position.topic_id == topic_ids["interactions"]
+
+
+def test_a_partition_that_is_rewound_while_nothing_else_comes_is_folded_again(own_broker, redis_url, tmp_path):
+    topic_ids = kafka.ensure_topics(own_broker, 8)
+    client = connect(redis_url)
+    store = FeatureStore(client)
+    likes = [Like(event_id=str(k), user_id="1", item_id=str(k), occurred_at=utc(1.7e9 + k)) for k in range(6)]
+    with kafka.Sender(own_broker) as sender, features_agent(own_broker, redis_url, tmp_path / "agent.log"):
+        for like in likes[:5]:
+            sender.send(wire.INTERACTIONS, "1", like)
+        sender.flush()
+        wait_for_features(store, topic_ids, sender.positions())
+        client.flushall()  # Redis comes back without what it had
+        sender.send(wire.INTERACTIONS, "1", likes[5])  # and this is the last that anybody says
+        sender.flush()
+        wait_until(lambda: store.position(topic_ids["interactions"], wire.partition_of("1", 8)) == 6, "the second folding")
+    assert store.users(["1"])[0]["recent"] == [str(k) for k in range(6)]
