@@ -41,11 +41,16 @@ class NotPromoted(FeedError):
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a process's `main`: a `FeedError` ends it with its message and status 2, Ctrl-C with 130; no stack trace."""
+    """Run a process's `main`: a `FeedError` or an unusable file ends it with a message and status 2, Ctrl-C with 130."""
     try:
         command()
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"error: {error.filename}: {error.strerror}; choose another path, or mend this one\n")
+        sys.exit(2)
     except FeedError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

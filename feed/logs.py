@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import stamina
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
@@ -49,6 +50,7 @@ def setup(settings: Settings, service: str) -> None:
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)  # on a busy machine it warns of its own slowness
+    stamina.instrumentation.set_on_retry_hooks([])  # whoever waits says itself what for
     logging.captureWarnings(True)
 
 

@@ -49,13 +49,21 @@ class Registry:
     def folder(self, version: str) -> Path:
         """Where this version is. Raises `BadModel` if it is not there."""
         if version not in self.versions():
-            raise BadModel(f"no version {version!r} in {self._versions}; it holds: {', '.join(self.versions()) or 'none'}")
+            raise BadModel(
+                f"no version {version!r} in {self._versions}; it holds: {', '.join(self.versions()) or 'none'}; "
+                "restore its folder from a copy, or train anew with `python offline/bootstrap.py`"
+            )
         return self._versions / version
 
     def champion(self) -> Champion | None:
         """Who serves; None if nobody yet. Raises `BadModel` if the role file is not what this class writes."""
         role = self._read_role()
         return None if role is None else Champion(role["version"], role["generation"], self.folder(role["version"]))
+
+    def generation(self) -> int:
+        """How many times a champion was made; 0 if there is none. Raises `BadModel` as `champion` does for the role file."""
+        role = self._read_role()
+        return role["generation"] if role else 0
 
     def publish(self, write: Callable[[Path], None]) -> str:
         """Add a version whose files `write` puts into the empty folder it is given. Returns its name. It does not serve yet."""
@@ -119,7 +127,7 @@ class Registry:
                 return dict(role)
         except (ValueError, KeyError, TypeError):
             pass
-        raise BadModel(f"{self._role} is not a role; write it anew from the last promotion in {self._ledger}")
+        raise BadModel(f"{self._role} is not a role; write the last line of kind `promoted` of {self._ledger} into it")
 
     def _replace_role(self, role: dict[str, Any]) -> None:
         aside = self._role.with_suffix(TEMPORARY)

@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _arms_fit(self) -> "Settings":
         if self.popular_share + self.random_share > 1:
-            raise ValueError("popular_share + random_share must not exceed 1")
+            raise ValueError(
+                f"FEED_POPULAR_SHARE={self.popular_share} and FEED_RANDOM_SHARE={self.random_share} exceed 1 together"
+            )
         return self
 
 
@@ -64,7 +66,7 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         lines = [
-            f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" if e["loc"] else e["msg"]
+            f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" if e["loc"] else str(e["ctx"]["error"])
             for e in error.errors()
         ]
         raise BadSetting("impossible setting: " + "; ".join(lines)) from error

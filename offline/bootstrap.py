@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import structlog
 import torch
 import typer
 from rich.console import Console
@@ -24,7 +25,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from feed import dataset, errors, logs, settings
-from feed.errors import BadData, NotPromoted
+from feed.errors import BadData, BadModel, NotPromoted
 from feed.evaluation import holdout
 from feed.evaluation.holdout import VisitCollector, Visits
 from feed.events import utc
@@ -40,6 +41,8 @@ JUDGED, MEASURED = 0.1, 0.1  # shares of the pairs
 NEWEST_PAIRS = 200_000  # bounds memory: about 2 KB a pair
 VISITS_JUDGED, VISITS_MEASURED = 500, 2000
 THREADS = 1  # two are hardly faster on matrices this small, and ten times slower while anything else needs a core
+
+log = structlog.get_logger()
 
 Figures = dict[str, dict[str, dict[str, float]]]
 
@@ -71,6 +74,7 @@ def run(data: Path, registry: Path, *, epochs: int = EPOCHS, seed: int = 0, cont
     console = Console()
     log = read(data, context)
     slices = slices_of(pairs_of(log), data)
+    registry.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is said before the training
     with Progress(console=Console(stderr=True), transient=True) as progress:
         space, chunks, judged, measured = freeze(log, slices, seed, progress)
         task = progress.add_task("training")
@@ -170,11 +174,23 @@ def manifest(log: Log, slices: Slices, trained: Trained, seed: int, figures: Fig
     }
 
 
+def replaceable(registry: Registry) -> int:
+    """The generation that a new version may follow unjudged: 0, or that of a champion whose files are corrupt or gone."""
+    try:
+        if champion := registry.champion():
+            snapshot.load(champion.path)
+    except BadModel as error:
+        log.warning("the champion cannot serve, so the new version replaces it", error=str(error))
+        return registry.generation()
+    return 0
+
+
 def register(registry: Registry, trained: Trained, space: FeatureSpace, about: dict[str, Any]) -> Outcome:
-    """Publish the version; make it champion if there is none."""
+    """Publish the version; make it champion if there is none that can serve."""
+    follows = replaceable(registry)
     version = registry.publish(lambda folder: snapshot.save(folder, trained.model, space, about))
     try:
-        registry.promote(version, generation=0)
+        registry.promote(version, generation=follows)
     except NotPromoted:
         return Outcome(version, False, about["figures"])
     return Outcome(version, True, about["figures"])

@@ -169,6 +169,8 @@ def main(
     try:
         run(configuration, output or configuration.registry.parent / "rankings.csv", data)
     except TRANSIENT as error:
+        if getattr(error, "filename", None):
+            raise  # a file, not Redis
         raise FeedError(f"Redis at {configuration.redis} went away while ranking: {error}; run it again") from error
 
 

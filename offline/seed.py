@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import structlog
+import typer
 
 from feed import dataset, logs, settings
 from feed.errors import FeedError, run
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Seed once."""
+    """Fill an empty system; do nothing where there is a champion. All options are settings (docs/settings.md)."""
     configuration = settings.load()
     logs.setup(configuration, "seed")
     if champion := Registry(configuration.registry).champion():
@@ -37,10 +38,10 @@ def main() -> None:
 
 def seed(configuration: Settings, data: Path) -> None:
     """Publish the log in `data` and make the first champion and everybody's feed of it."""
+    tables = dataset.read(data)
     topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions)
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
-    tables = dataset.read(data)
     done = publish.publish_log(configuration.kafka, client, topic_ids, tables, publish.describe(data, tables))
     log.info("published; waiting for the features to get there", users=done.users, items=done.items, events=done.events)
     publish.wait_for_features(FeatureStore(client), topic_ids, done.positions)
@@ -69,4 +70,4 @@ def _data(configuration: Settings, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: typer.run(main))

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from feed import errors, settings
+from feed import errors, logs, settings
 from feed.catalogue import Item
 from feed.errors import FeedError
 from feed.events import utc
@@ -30,7 +30,9 @@ def feed(
     top: Annotated[int, typer.Option(help="how many places", min=1)] = 500,
 ) -> None:
     """A user's feed as it is served: its items by name, and how it came to be."""
-    client = connect(settings.load().redis)
+    configuration = settings.load()
+    logs.setup(configuration, "show")
+    client = connect(configuration.redis)
     found = FeedStore(client).read(user_id)
     if found is None:
         known = FeatureStore(client).users([user_id])[0] is not None

@@ -64,7 +64,7 @@ def _notice_unknown(used: pd.Series, described: pd.Series, outcome: str) -> None
     unknown = used[~used.isin(described)]
     if len(unknown):
         log.warning(
-            f"the interactions hold a {used.name} that no table describes: {outcome}",
+            f"the interactions name {used.name}s that no table describes: {outcome}",
             ids=unknown.nunique(), rows=len(unknown), first=unknown.iloc[0],
         )  # fmt: skip
 

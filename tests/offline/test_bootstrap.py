@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,35 @@ def test_a_missing_folder_ends_the_command_with_a_clear_error_and_status_2(tmp_p
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("harm", ["truncate", "remove"])
+def test_training_anew_replaces_a_champion_that_cannot_serve(trained, tmp_path, harm):
+    data, registry = trained[0], Registry(tmp_path)
+    bootstrap.run(data, tmp_path, epochs=1)
+    folder = registry.champion().path
+    if harm == "truncate":
+        weights = folder / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:100])
+    else:
+        shutil.rmtree(folder)
+    outcome = bootstrap.run(data, tmp_path, epochs=1)
+    assert outcome.champion
+    assert (registry.champion().version, registry.champion().generation) == (outcome.version, 2)
+    snapshot.load(registry.champion().path)
+
+
+def test_a_registry_that_cannot_be_written_is_named_before_the_training(trained, tmp_path):
+    (tmp_path / "file").write_text("")
+    command = [
+        sys.executable,
+        str(ROOT / "offline" / "bootstrap.py"),
+        "--data",
+        str(trained[0]),
+        "--registry",
+        str(tmp_path / "file"),
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'file'}: File exists")
+    assert "Traceback" not in ended.stderr
