@@ -85,11 +85,18 @@ def start_redis(port: int, folder: Path) -> Server:
     return _start("redis", port, folder, _redis_command(port, folder), _pongs)
 
 
+def free_ports(n: int) -> list[int]:
+    """Different ports of 127.0.0.1 that nobody listens on at the moment."""
+    listeners = [socket.create_server((HOST, 0)) for _ in range(n)]  # all open at once: all different
+    ports = [int(listener.getsockname()[1]) for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
+    """One of them."""
+    return free_ports(1)[0]
 
 
 def require_free(port: int, setting: str) -> None:

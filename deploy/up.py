@@ -24,6 +24,7 @@ from dotenv import dotenv_values
 
 from deploy import compose
 from deploy.compose import LOOPBACK, BadCompose, Port, Service
+from deploy.embedded import free_ports
 from deploy.processes import Supervisor
 from feed.errors import FeedError, run
 from feed.settings import PREFIX, Settings, load
@@ -189,20 +190,12 @@ def _stand_in(service: Service) -> str | None:
 
 def _with_ports(services: Mapping[str, Service], ports: Mapping[str, int] | None) -> dict[str, Service]:
     names = [name for name, service in services.items() if service.ports]
-    chosen = ports if ports is not None else dict(zip(names, _free_ports(len(names)), strict=True))
+    chosen = ports if ports is not None else dict(zip(names, free_ports(len(names)), strict=True))
     changed = dict(services)
     for name in names:
         old = services[name].ports[0]
         changed[name] = replace(services[name], ports=(Port(chosen[name], old.container, old.variable),))
     return changed
-
-
-def _free_ports(n: int) -> list[int]:
-    probes = [socket.create_server((LOOPBACK, 0)) for _ in range(n)]  # all open at once: all different
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def _require_free(name: str, port: Port) -> None:

@@ -16,7 +16,6 @@ from feed.events import Impression
 from producers import history
 from producers.world import World
 
-WORLD_FILE = "world.json"
 console = Console(highlight=False)
 
 
@@ -28,7 +27,7 @@ def generate(out: Path, users: int, items: int, interactions: int, seed: int) ->
         status.update("writing")
         dataset.write(dataset.from_events(log.events, world.items, world.users), out)
     description = world.description | {"interactions": interactions}
-    (out / WORLD_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    (out / dataset.WORLD_FILE).write_text(json.dumps(description, indent=2) + "\n")
     requests = sum(isinstance(event, Impression) for event in log.events)
     engagements = len(log.events) - requests
     console.print(f"{out}: {users:,} users, {items:,} items, {engagements:,} interactions after {requests:,} requests")

@@ -13,6 +13,7 @@ from feed.catalogue import User
 from feed.errors import FeedError, OtherCatalogue
 from feed.events import Shown
 from feed.features import UserState, consumed
+from feed.features.user import PROFILE
 from feed.io.feeds import FeedStore
 from feed.io.kafka import Sender
 from feed.io.redis import TRANSIENT, FeatureStore
@@ -158,5 +159,5 @@ def _states(store: FeatureStore) -> Iterator[tuple[str, UserState]]:
 
 
 def _user(user_id: str, state: UserState) -> User:
-    profile = {name: state["profile"].get(name) for name in ("platform", "country", "age_group", "gender")}
+    profile = {name: state["profile"].get(name) for name in PROFILE}
     return User(user_id=user_id, **profile)

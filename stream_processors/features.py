@@ -146,22 +146,20 @@ class FeaturesAgent:
 
     async def apply(self, batch: Batch) -> None:
         """Apply, skip or rewind `batch`, waiting for Redis and the broker as long as it takes; then acknowledge it."""
-        while not batch.stale:
-            try:
-                async with self._one_at_a_time:
-                    position = await asyncio.to_thread(self._try, batch)
-                if position is None:
-                    continue  # another worker was faster: look again
-                if position < batch.start:
-                    log.warning("Redis is behind the log: rewinding", partition=str(batch.tp), to=position, start=batch.start)
-                    await batch.rewind(position)
-                else:
-                    batch.ack()
-                return
-            except (*TRANSIENT, FeedError) as error:
-                log.warning("trying again", partition=str(batch.tp), error=str(error) or repr(error))
-                batch.touch()  # the watchdog is not meant for this
-                await asyncio.sleep(0.3)
+
+        async def attempt() -> bool:
+            async with self._one_at_a_time:
+                position = await asyncio.to_thread(self._try, batch)
+            if position is None:
+                return False  # another worker was faster: look again
+            if position < batch.start:
+                log.warning("Redis is behind the log: rewinding", partition=str(batch.tp), to=position, start=batch.start)
+                await batch.rewind(position)
+            else:
+                batch.ack()
+            return True
+
+        await transport.persist(batch, attempt, (*TRANSIENT, FeedError))
 
     def _try(self, batch: Batch) -> int | None:
         """The position found or reached; None if somebody else has moved it meanwhile."""

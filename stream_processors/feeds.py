@@ -42,18 +42,13 @@ class FeedsAgent:
     async def apply(self, batch: Batch) -> None:
         """Rank the batch's users, waiting for Redis and for a champion as long as it takes; then acknowledge it."""
         users = changed_users(batch.records)
-        said = ""
-        while not batch.stale:
-            try:
-                await asyncio.to_thread(self.rank, users)
-                batch.ack()
-                return
-            except (*TRANSIENT, NoChampion) as error:
-                if repr(error) != said:
-                    log.warning("waiting", partition=str(batch.tp), users=len(users), error=str(error) or repr(error))
-                said = repr(error)
-                batch.touch()  # the watchdog is not meant for this
-                await asyncio.sleep(0.3)
+
+        async def attempt() -> bool:
+            await asyncio.to_thread(self.rank, users)
+            batch.ack()
+            return True
+
+        await transport.persist(batch, attempt, (*TRANSIENT, NoChampion))
 
     def rank(self, users: Sequence[str]) -> int:
         """Write the feeds of these users as of now; returns how many were written. Raises `NoChampion`."""

@@ -8,6 +8,7 @@ What an agent keeps with its effects is the truth: it skips what it has, and rew
 only says where to look again. `stream_processors.batches` says what a batch is and what is promised of it.
 """
 
+import asyncio
 import logging
 import os
 import threading
@@ -26,10 +27,11 @@ from feed.wire import Topic
 from stream_processors.batches import Batch, BatchTopic, Consumer, Transport, quiet
 from stream_processors.watchdog import Watchdog
 
-__all__ = ["App", "Batch", "assigned", "batch_topic", "consume", "every", "make_app", "run"]
+__all__ = ["App", "Batch", "assigned", "batch_topic", "consume", "every", "make_app", "persist", "run"]
 
 log = structlog.get_logger()
 
+RETRY_SECONDS = 0.3  # before a batch is tried again
 QUEUED_BATCHES = 8  # of one topic that wait for its agent
 BATCH_RECORDS = 2_000  # in one fetch
 STOP_SECONDS = 5.0  # between a signal and the end
@@ -129,6 +131,26 @@ def consume(app: App, topic: Topic, apply: Callable[[Batch], Awaitable[None]]) -
                 await apply(batch)
 
     app.agent(batch_topic(app, topic), name=f"{app.service_name}.{topic.name}")(agent)
+
+
+async def persist(batch: Batch, attempt: Callable[[], Awaitable[bool]], errors: tuple[type[Exception], ...]) -> None:
+    """Call `attempt` until it says True or the batch is stale; after one of `errors` wait a moment.
+
+    What is waited for is said once, and the watchdog is told that it is: a server that is away is no stall.
+    """
+    said = ""
+    while not batch.stale:
+        try:
+            if await attempt():
+                return
+        except errors as error:
+            if repr(error) != said:
+                log.warning(
+                    "trying again", partition=str(batch.tp), records=len(batch.records), error=str(error) or repr(error)
+                )
+            said = repr(error)
+            batch.touch()
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def every(app: App, seconds: float, act: Callable[[], Awaitable[None]]) -> None:

@@ -10,4 +10,6 @@ from feed.dataset.convert import events_of, from_events, items_of, users_of
 from feed.dataset.files import Format, read, write
 from feed.dataset.schema import Dataset
 
-__all__ = ["Dataset", "Format", "events_of", "from_events", "items_of", "read", "users_of", "write"]
+WORLD_FILE = "world.json"  # beside the tables of a simulated world: says which one it is, so that it can be found again
+
+__all__ = ["WORLD_FILE", "Dataset", "Format", "events_of", "from_events", "items_of", "read", "users_of", "write"]

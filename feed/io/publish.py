@@ -15,7 +15,7 @@ import redis
 import structlog
 
 from feed import wire
-from feed.dataset import Dataset, events_of, items_of, users_of
+from feed.dataset import WORLD_FILE, Dataset, events_of, items_of, users_of
 from feed.errors import BadData, FeedError
 from feed.events import Event
 from feed.io import kafka
@@ -23,7 +23,6 @@ from feed.io.redis import FeatureStore, claim_catalogue
 
 log = structlog.get_logger()
 
-WORLD_FILE = "world.json"  # beside the tables of a simulated world: says which one it is, so that it can be found again
 PATIENCE_SECONDS = 60.0  # without any progress of the features
 REPORT_SECONDS, SAY_SECONDS = 0.1, 5.0
 Progress = Callable[[int, int], None]
