@@ -29,6 +29,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     session_seconds: float = Field(6.0, ge=1, le=300, description="Kafka group session of the stream processors")
     future_seconds: float = Field(300.0, ge=0, description="how far ahead of the wall clock an event's time may be")
+    attribution_seconds: float = Field(
+        1800.0, gt=0, description="event time within which an engagement belongs to the impression that showed its item"
+    )
+    idle_seconds: float = Field(
+        10.0, gt=0, description="wall clock after which the windows of a partition close that nothing has come from"
+    )
+    snapshot_seconds: float = Field(15.0, gt=0, description="the learner publishes what it has learned this often")
+    trial_requests: int = Field(
+        20_000, ge=100, description="requests with evidence after which a trial without a verdict is given up"
+    )
     feed_size: int = Field(50, ge=1, le=500, description="items in a feed")
     popular_share: Share = Field(0.05, description="share of users whose feed is the most popular items (arm `popular`)")
     random_share: Share = Field(0.05, description="share of users whose feed is drawn at random (arm `random`)")

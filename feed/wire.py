@@ -36,8 +36,10 @@ INTERACTIONS = Topic("interactions")
 USERS = Topic("users", compacted=True)
 ITEMS = Topic("items", partitions=2, compacted=True)
 FEATURE_UPDATES = Topic("feature-updates", days=7)  # only the newest matter: features themselves are in Redis
+TRAINING_EXAMPLES = Topic("training-examples", partitions=1)  # one learner at a time
+ALERTS = Topic("alerts", partitions=1)
 DEAD_LETTERS = Topic("dead-letters", partitions=1, bytes=LARGEST)
-TOPICS = (INTERACTIONS, USERS, ITEMS, FEATURE_UPDATES, DEAD_LETTERS)
+TOPICS = (INTERACTIONS, USERS, ITEMS, FEATURE_UPDATES, TRAINING_EXAMPLES, ALERTS, DEAD_LETTERS)
 
 
 class Position(Struct, frozen=True):

@@ -1,16 +1,18 @@
 """What is known of users and items, and how it becomes numbers.
 
-`user` holds the one list of user features, `items` and `counts` the catalogue's columns, `batch` folds a whole log, and
-`space` turns states into `Inputs` for the towers. Stream, batch and server run these same objects.
+`user` holds the one list of user features, `items` and `counts` the catalogue's columns, `batch` folds a whole log, `frozen` is
+what is known as of one moment, and `space` turns it into `Inputs` for the towers. Stream, batch and server run these same
+objects.
 """
 
 from feed.features.batch import BatchState
+from feed.features.frozen import ItemFeatures, UserFeatures, freeze_items, freeze_user
 from feed.features.inputs import Inputs, InputSpec
 from feed.features.items import ItemTable
 from feed.features.space import FeatureSpace
 from feed.features.user import SEEN, UserState, consumed, new_user, update_profile, update_user
 
 __all__ = [
-    "SEEN", "BatchState", "FeatureSpace", "InputSpec", "Inputs", "ItemTable", "UserState", "consumed", "new_user",
-    "update_profile", "update_user",
+    "SEEN", "BatchState", "FeatureSpace", "InputSpec", "Inputs", "ItemFeatures", "ItemTable", "UserFeatures", "UserState",
+    "consumed", "freeze_items", "freeze_user", "new_user", "update_profile", "update_user",
 ]  # fmt: skip

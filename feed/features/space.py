@@ -15,9 +15,11 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from feed.catalogue import Item
 from feed.errors import BadModel
 from feed.features import items as item_features
 from feed.features import user as user_features
+from feed.features.frozen import BAGS, ItemFeatures, UserFeatures, freeze_user
 from feed.features.inputs import Inputs, InputSpec
 from feed.features.items import ItemTable
 from feed.features.user import PROFILE, UserState
@@ -25,7 +27,7 @@ from feed.features.user import PROFILE, UserState
 FORMAT = 1  # raise when the meaning of any feature changes: old weights are then refused
 VOCABULARY_BOUND = 50_000
 ITEM_EVIDENCE = 5  # positives an item needs before it has a row of its own
-BAGS = (("categories", "category", 16), ("creators", "creator", 16), ("tags", "tag", 24), ("recent", "item", 50))
+VOCABULARY_OF_BAG = {"categories": "category", "creators": "creator", "tags": "tag", "recent": "item"}
 TAGS_OF_ITEM = 8
 HOUR_ANGLE = 2 * np.pi / 24
 
@@ -61,9 +63,7 @@ class FeatureSpace:
             name: {token: i for i, token in enumerate(tokens, 1)} for name, tokens in definition.vocabularies.items()
         }
         self.sizes = {name: len(tokens) + 1 for name, tokens in definition.vocabularies.items()}
-        self.user_spec = InputSpec(
-            definition.user_numeric, definition.user_categorical, tuple((name, vocabulary) for name, vocabulary, _ in BAGS)
-        )
+        self.user_spec = InputSpec(definition.user_numeric, definition.user_categorical, tuple(VOCABULARY_OF_BAG.items()))
         self.item_spec = InputSpec(definition.item_numeric, definition.item_categorical, (("tags", "tag"),))
         self._static: WeakKeyDictionary[ItemTable, tuple[int, int, Inputs]] = WeakKeyDictionary()
 
@@ -118,59 +118,61 @@ class FeatureSpace:
 
     def user_inputs(self, states: Sequence[UserState], now: float) -> Inputs:
         """Inputs of these users as of `now` (seconds since 1970)."""
+        return self.frozen_users([freeze_user(state, now) for state in states])
+
+    def frozen_users(self, users: Sequence[UserFeatures]) -> Inputs:
+        """Inputs of users as they were frozen."""
         definition = self._definition
-        n = len(states)
+        n = len(users)
         extra = definition.user_numeric[len(user_features.NUMERIC) + 2 :]
         rows = [
-            [
-                *user_features.numeric_values(state, now),
-                *_hour(state["context"].get("hour")),
-                *(_number(state["profile"].get(name)) for name in extra),
-            ]
-            for state in states
+            [*user.numeric, *_hour(user.context.get("hour")), *(_number(user.profile.get(name)) for name in extra)]
+            for user in users
         ]
         numeric = np.array(rows, np.float64).reshape(n, len(definition.user_numeric))
         categorical = np.array(
             [
                 [
                     self._index[vocabulary].get(
-                        _token((state["context"] if vocabulary == "device" else state["profile"]).get(name)) or "", 0
+                        _token((user.context if vocabulary == "device" else user.profile).get(name)) or "", 0
                     )
                     for name, vocabulary in definition.user_categorical
                 ]
-                for state in states
+                for user in users
             ],
             np.int64,
         ).reshape(n, len(definition.user_categorical))
         bag_ids, bag_weights = {}, {}
-        features = {feature.name: feature for feature in user_features.USER_FEATURES}
-        for name, vocabulary, length in BAGS:
-            feature = features[name]
-            weighted = [feature.weights(state[name], now)[:length] for state in states]
-            bag_ids[name], bag_weights[name] = _bag(weighted, self._index[vocabulary], length)
+        for name, vocabulary in VOCABULARY_OF_BAG.items():
+            bag_ids[name], bag_weights[name] = _bag([user.bags[name] for user in users], self._index[vocabulary], BAGS[name])
         return Inputs(_standardised(numeric, definition.user_mean, definition.user_scale), categorical, bag_ids, bag_weights)
 
     def item_inputs(self, table: ItemTable, rows: np.ndarray | None, now: float) -> Inputs:
         """Inputs of the items in these rows (None: all) as of `now`."""
-        static = self._content(table)
-        if rows is not None:
-            static = static.take(rows)
-        numeric = np.concatenate([table.numeric(now, rows), static.numeric], axis=1)
+        cached = self._static.get(table)
+        if cached is None or cached[:2] != (table.content_version, len(table)):
+            content = self._content([table.item(row) for row in range(len(table))])
+            cached = self._static[table] = (table.content_version, len(table), content)
+        static = cached[2] if rows is None else cached[2].take(rows)
+        return self._items(table.numeric(now, rows), static)
+
+    def frozen_items(self, items: Sequence[ItemFeatures]) -> Inputs:
+        """Inputs of items as they were frozen."""
+        numeric = np.array([item.numeric for item in items], np.float64).reshape(len(items), len(item_features.NUMERIC))
+        return self._items(numeric, self._content(items))
+
+    def _items(self, numeric: np.ndarray, content: Inputs) -> Inputs:
         definition = self._definition
         return Inputs(
-            _standardised(numeric, definition.item_mean, definition.item_scale),
-            static.categorical, static.bag_ids, static.bag_weights,
+            _standardised(np.concatenate([numeric, content.numeric], axis=1), definition.item_mean, definition.item_scale),
+            content.categorical, content.bag_ids, content.bag_weights,
         )  # fmt: skip
 
-    def _content(self, table: ItemTable) -> Inputs:
-        """What does not change between two upserts, kept per table; `numeric` holds the attributes only."""
-        cached = self._static.get(table)
-        if cached is not None and cached[:2] == (table.content_version, len(table)):
-            return cached[2]
+    def _content(self, items: Sequence[Item | ItemFeatures]) -> Inputs:
+        """What does not change between two upserts; `numeric` holds the attributes only."""
         definition = self._definition
         extra = definition.item_numeric[len(item_features.NUMERIC) :]
-        content = [table.item(row) for row in range(len(table))]
-        numeric = np.array([[_number(item.attributes.get(name)) for name in extra] for item in content], np.float64)
+        numeric = np.array([[_number(item.attributes.get(name)) for name in extra] for item in items], np.float64)
         own = {"category": "category", "creator": "creator_id", "item": "item_id"}
         categorical = [
             [
@@ -179,17 +181,15 @@ class FeatureSpace:
                 )
                 for name, vocabulary in definition.item_categorical
             ]
-            for item in content
+            for item in items
         ]
-        tags = [[(tag, 1.0 / len(item.tags) ** 0.5) for tag in item.tags[:TAGS_OF_ITEM]] for item in content]
+        tags = [[(tag, 1.0 / len(item.tags) ** 0.5) for tag in item.tags[:TAGS_OF_ITEM]] for item in items]
         ids, weights = _bag(tags, self._index["tag"], TAGS_OF_ITEM)
-        inputs = Inputs(
-            numeric.reshape(len(content), len(extra)),
-            np.array(categorical, np.int64).reshape(len(content), len(definition.item_categorical)),
+        return Inputs(
+            numeric.reshape(len(items), len(extra)),
+            np.array(categorical, np.int64).reshape(len(items), len(definition.item_categorical)),
             {"tags": ids}, {"tags": weights},
         )  # fmt: skip
-        self._static[table] = (table.content_version, len(table), inputs)
-        return inputs
 
 
 def _attributes(profiles: Sequence[Mapping[str, Any]], named: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

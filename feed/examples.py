@@ -1,0 +1,90 @@
+"""What a model learns from: what was shown, frozen at that moment, with what followed it.
+
+An `Example` is one impression whose attribution window has closed, or one *organic* engagement with an item that no feed
+showed, beside items drawn at random. `feed.attribution` makes them; each impression becomes exactly one. The log
+`training-examples` holds them one a record, in the order in which windows closed, and between them the commands to the
+learner, so that what it learns is a function of that log alone.
+"""
+
+import msgspec
+from msgspec import Struct
+
+from feed.errors import Unreadable
+from feed.events import POSITIVES, Context
+from feed.features.frozen import ItemFeatures, UserFeatures
+
+
+class Row(Struct, frozen=True, omit_defaults=True):
+    """One item of an example.
+
+    `item` as it was when shown; `position` (0 = top), `score`, `propensity` and `source` as the impression told them (None in
+    an organic example); `labels`: how often each kind of engagement followed; `dwell_ms`: of all its views together.
+    """
+
+    item: ItemFeatures
+    position: int | None = None
+    score: float | None = None
+    propensity: float | None = None
+    source: str | None = None
+    labels: dict[str, int] = {}
+    dwell_ms: int = 0
+
+    @property
+    def positive(self) -> bool:
+        """Clicked, liked, shared or commented on, and not hidden."""
+        return "hide" not in self.labels and not POSITIVES.isdisjoint(self.labels)
+
+    @property
+    def clicked(self) -> bool:
+        """Clicked."""
+        return "click" in self.labels
+
+
+class Example(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="record", tag="example"):
+    """One request's items with what followed.
+
+    `source` is the partition of `interactions` it came from and `sequence` its number there (from 0, without gaps): a reader
+    that has seen them drops the copy. `at`: when it was shown, seconds since 1970. Organic: `rows[0]` is the item engaged with,
+    the others were drawn uniformly from the catalogue; nothing is known of whether they were seen.
+    """
+
+    source: int
+    sequence: int
+    example_id: str
+    at: float
+    user: UserFeatures
+    rows: tuple[Row, ...]
+    arm: str | None = None
+    model_version: str | None = None
+    context: Context = Context()
+    organic: bool = False
+
+
+class Restart(Struct, frozen=True, tag_field="record", tag="restart"):
+    """Command to the learner: go on from this version's weights, with a fresh optimiser."""
+
+    version: str
+    why: str
+
+
+class RaiseRate(Struct, frozen=True, tag_field="record", tag="raise_rate"):
+    """Command to the learner: multiply the learning rate by `factor` for the next `examples` examples."""
+
+    factor: float
+    examples: int
+    why: str
+
+
+Command = Restart | RaiseRate
+Record = Example | Restart | RaiseRate
+
+_record = msgspec.json.Decoder(Record)
+
+
+def decode_record(value: bytes | None) -> Record:
+    """The record of `training-examples` in `value`. Raises `Unreadable`."""
+    try:
+        record: Record = _record.decode(value or b"")
+        return record
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unreadable(f"not a valid record of training-examples: {error}") from error
