@@ -19,7 +19,7 @@ from deploy import embedded
 from feed import wire
 from feed.catalogue import Item
 from feed.events import ENGAGEMENTS, Event, new_event_id, utc
-from feed.features import BatchState, FeatureSpace
+from feed.features import BatchState, FeatureSpace, ItemTable
 from feed.io.redis import FeatureStore, connect
 from feed.models.snapshot import Snapshot
 from feed.models.two_tower import TwoTower
@@ -67,10 +67,10 @@ def features(redis_url: str, events: list[Event]) -> dict[str, float]:
 
     def fold() -> None:
         client.flushall()
-        store, folder = FeatureStore(client), Folder(1, 300.0)
+        store, folder, table = FeatureStore(client), Folder(1, 300.0, 1800.0), ItemTable()
         for start in range(0, EVENTS, BATCH):
             part = records[start : start + BATCH]
-            change = folder.fold(wire.INTERACTIONS, part, Position("I", 0, start + BATCH), store.users, store.contents)
+            change = folder.fold(wire.INTERACTIONS, part, Position("I", 0, start + BATCH), store, table)
             if not store.apply(change, start, "U", 0).done:
                 raise RuntimeError("not applied")
 

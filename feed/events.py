@@ -118,7 +118,8 @@ class Hide(Engagement, frozen=True, kw_only=True, omit_defaults=True, tag="hide"
     """Asked not to see it."""
 
 
-Event = Impression | View | Click | Like | Share | Comment | Hide
+Engaged = View | Click | Like | Share | Comment | Hide
+Event = Impression | Engaged
 
 ENGAGEMENTS: dict[str, type[Engagement]] = {
     "view": View, "click": Click, "like": Like, "share": Share, "comment": Comment, "hide": Hide,

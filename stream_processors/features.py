@@ -1,7 +1,7 @@
 """The features agent: what happened goes in, what is known of users and items comes out, each event effectively once.
 
-    interactions, users, items ─► fold (pure) ─► one Redis script (states, counts, position, outbox)
-                                                     └─► feature-updates, dead-letters
+    interactions, users, items ─► fold (pure) ─► one Redis script (states, counts, open windows, position, outbox)
+                                                     └─► feature-updates, training-examples, dead-letters
 
 `python stream_processors/features.py`
 """
@@ -15,10 +15,10 @@ from typing import Any
 import structlog
 
 from feed import logs, settings, wire
-from feed.catalogue import Item
+from feed.attribution import Attribution
 from feed.errors import FeedError, Unreadable, run
 from feed.events import Engagement, Event
-from feed.features import UserState, counts, new_user, update_profile, update_user
+from feed.features import FrozenItems, ItemTable, UserState, counts, new_user, update_profile, update_user
 from feed.features.user import NUMERIC, numeric_values
 from feed.io import kafka
 from feed.io.redis import TRANSIENT, Change, FeatureStore, Message, claim_topics, connect
@@ -28,22 +28,28 @@ from stream_processors.transport import Batch
 
 log = structlog.get_logger()
 
+REFRESH_SECONDS = 2.0
+REFRESH_SHARE = 0.1  # of the time that refreshes may take
+
 
 class Folder:
-    """Turns records of one partition into a `Change`; reads nothing but what `states` and `contents` give it."""
+    """Turns records of one partition into a `Change`; changes nothing, and reads nothing but `store` and the item table."""
 
-    def __init__(self, partitions: int, future_seconds: float, clock: Callable[[], float] = time.time) -> None:
-        self._partitions, self._future, self._clock = partitions, future_seconds, clock
-
-    def fold(
+    def __init__(
         self,
-        topic: wire.Topic,
-        records: Sequence[Any],
-        end: Position,
-        states: Callable[[Sequence[str]], Sequence[UserState | None]],
-        contents: Callable[[Sequence[str]], Mapping[str, Item]],
-    ) -> Change:
-        """The change that `records` (with .offset, .key, .value) of `topic` make; unusable ones become dead letters."""
+        partitions: int,
+        future_seconds: float,
+        attribution_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._partitions, self._future, self._clock = partitions, future_seconds, clock
+        self._attribution = attribution_seconds
+
+    def fold(self, topic: wire.Topic, records: Sequence[Any], end: Position, store: FeatureStore, table: ItemTable) -> Change:
+        """The change that `records` (with .offset, .key, .value) of `topic` make; unusable ones become dead letters.
+
+        `table`: the items as they are frozen into examples.
+        """
         change = Change(end)
         if topic is wire.ITEMS:
             for item in self._readable(change, topic, records, wire.decode_item):
@@ -51,13 +57,13 @@ class Folder:
             return change
         if topic is wire.USERS:
             users = list(self._readable(change, topic, records, wire.decode_user, self._misplaced_user))
-            self._load(change, [user.user_id for user in users], states)
+            self._load(change, [user.user_id for user in users], store)
             for user in users:
                 update_profile(change.users[user.user_id], user)
         else:
             events = list(self._readable(change, topic, records, wire.decode_event, self._misplaced_event))
-            self._load(change, [event.user_id for event in events], states)
-            self._fold_events(change, events, contents)
+            self._load(change, [event.user_id for event in events], store)
+            self._fold_events(change, events, store, table)
         for state in change.users.values():
             self._finish(state, end)
         if change.users:
@@ -67,24 +73,51 @@ class Folder:
             )
         return change
 
-    def _fold_events(
-        self, change: Change, events: Sequence[Event], contents: Callable[[Sequence[str]], Mapping[str, Item]]
-    ) -> None:
-        items = contents(sorted({event.item_id for event in events if isinstance(event, Engagement)}))
+    def close(self, at: Position, store: FeatureStore) -> Change:
+        """The change that closes every window of a partition that has nothing more to read, `at` its position."""
+        change = Change(at)
+        windows = self._windows(at, store, ItemTable(), 0.0, (), float("inf"))
+        self._emit(change, windows, everything=True)
+        return change
+
+    def _fold_events(self, change: Change, events: Sequence[Event], store: FeatureStore, table: ItemTable) -> None:
+        if not events:
+            return
+        change.newest = max(event.at for event in events)
+        windows = self._windows(change.position, store, table, events[0].at, [event.user_id for event in events], change.newest)
+        items = store.contents(sorted({event.item_id for event in events if isinstance(event, Engagement)}))
         counted: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         for event in events:
-            update_user(change.users[event.user_id], event, items)
+            state = change.users[event.user_id]
+            windows.add(event, state)
+            update_user(state, event, items)
             fields = counts.fields(event)
             for item_id in counts.shown_or_engaged(event):
                 of_item = counted[item_id]
                 for name in fields:
                     of_item[name] += 1
-            change.newest = max(change.newest, event.at)
         change.counts.update(counted)
+        change.events.extend(events)
+        self._emit(change, windows)
 
-    def _load(self, change: Change, ids: Sequence[str], states: Callable[[Sequence[str]], Sequence[UserState | None]]) -> None:
+    def _windows(
+        self, end: Position, store: FeatureStore, table: ItemTable, now: float, users: Sequence[str], newest: float
+    ) -> Attribution:
+        """The partition's open windows: those of `users` and those that are over by `newest`."""
+        marks = store.marks(end.topic_id, end.partition)
+        ids = sorted({*users, *store.due(end.topic_id, end.partition, max(marks.clock, newest))})
+        found = zip(ids, store.pending(end.topic_id, end.partition, ids), strict=True)
+        pending = {user_id: of_user for user_id, of_user in found if of_user is not None}
+        return Attribution(self._attribution, end.partition, marks, pending, FrozenItems(table, now))
+
+    def _emit(self, change: Change, windows: Attribution, everything: bool = False) -> None:
+        for example in windows.close(everything):
+            change.messages.append(Message(wire.TRAINING_EXAMPLES.name, 0, example.user.user_id.encode(), wire.encode(example)))
+        change.pending, change.marks = windows.pending, windows.marks
+
+    def _load(self, change: Change, ids: Sequence[str], store: FeatureStore) -> None:
         distinct = list(dict.fromkeys(ids))
-        for user_id, state in zip(distinct, states(distinct), strict=True):
+        for user_id, state in zip(distinct, store.users(distinct), strict=True):
             change.users[user_id] = new_user(user_id) if state is None else state
 
     def _finish(self, state: UserState, end: Position) -> None:
@@ -137,17 +170,35 @@ class Folder:
 
 
 class FeaturesAgent:
-    """Applies batches to Redis: skips what the position says is done, rewinds to where Redis is, retries what failed."""
+    """Applies batches to Redis: skips what the position says is done, rewinds to where Redis is, retries what failed.
 
-    def __init__(self, store: FeatureStore, sender: kafka.Sender, folder: Folder, topic_ids: Mapping[str, str]) -> None:
+    The item table is what examples freeze. It counts this worker's own events at once and takes over those of others, and new
+    items, every `REFRESH_SECONDS`.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        sender: kafka.Sender,
+        folder: Folder,
+        topic_ids: Mapping[str, str],
+        idle_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store, self._sender, self._folder, self._topic_ids = store, sender, folder, topic_ids
         self._topics = {topic.name: topic for topic in wire.TOPICS}
         self._one_at_a_time = asyncio.Lock()  # the store serves one thread
+        self._table = ItemTable()
+        self._idle, self._clock = idle_seconds, clock
+        self._refresh_due = -1.0
+        self._quiet_since: dict[int, float] = {}  # partitions of interactions with windows that may be open
 
     async def apply(self, batch: Batch) -> None:
         """Apply, skip or rewind `batch`, waiting for Redis and the broker as long as it takes; then acknowledge it."""
 
         async def attempt() -> bool:
+            if batch.tp.topic == wire.INTERACTIONS.name:
+                self._quiet_since[batch.tp.partition] = self._clock()
             async with self._one_at_a_time:
                 position = await asyncio.to_thread(self._try, batch)
             if position is None:
@@ -164,22 +215,64 @@ class FeaturesAgent:
     def _try(self, batch: Batch) -> int | None:
         """The position found or reached; None if somebody else has moved it meanwhile."""
         topic, partition = self._topics[batch.tp.topic], batch.tp.partition
-        topic_id = self._topic_ids[topic.name]
-        other_id = self._topic_ids[(wire.USERS if topic is wire.INTERACTIONS else wire.INTERACTIONS).name]
-        if topic is wire.ITEMS:
-            other_id = topic_id  # items change no user: only their own position guards them
+        topic_id, other_id = self._topic_ids[topic.name], self._other_id(topic)
         position = self._store.position(topic_id, partition)
         other = position if topic is wire.ITEMS else self._store.position(other_id, partition)
         if position < batch.start:
             return position
         records = [record for record in batch.records if record.offset >= position]
         if records:
+            self._refresh()
             end = Position(topic_id, partition, batch.end)
-            change = self._folder.fold(topic, records, end, self._store.users, self._store.contents)
+            change = self._folder.fold(topic, records, end, self._store, self._table)
             if not self._store.apply(change, position, other_id, other).done:
                 return None
+            self._count(change)
         self.send_outbox(topic.name, partition)
         return int(batch.end)
+
+    def _other_id(self, topic: wire.Topic) -> str:
+        """The topic that changes the same users; items change no user, so only their own position guards them."""
+        other = {wire.INTERACTIONS: wire.USERS, wire.USERS: wire.INTERACTIONS}.get(topic, topic)
+        return self._topic_ids[other.name]
+
+    def _refresh(self) -> None:
+        began = self._clock()
+        if began >= self._refresh_due:
+            self._store.refresh_items(self._table)
+            self._refresh_due = self._clock() + max(REFRESH_SECONDS, (self._clock() - began) / REFRESH_SHARE)
+
+    def _count(self, change: Change) -> None:
+        """What this worker has just told Redis, it need not read from there."""
+        for item in change.items.values():
+            self._table.upsert(item)
+        for event in change.events:
+            self._table.add(event)
+
+    async def close_idle(self, assigned: Sequence[Any]) -> None:
+        """Close the windows of partitions of `interactions` that nothing has come from for `idle_seconds`."""
+        mine = {tp.partition for tp in assigned if tp.topic == wire.INTERACTIONS.name}
+        now = self._clock()
+        for partition in mine - self._quiet_since.keys():
+            self._quiet_since[partition] = now  # a new owner: there may be windows of the one before
+        for partition in sorted(mine):
+            if now - self._quiet_since[partition] < self._idle:
+                continue
+            try:
+                async with self._one_at_a_time:
+                    await asyncio.to_thread(self._close, partition)
+                self._quiet_since[partition] = float("inf")  # until the next batch
+            except (*TRANSIENT, FeedError) as error:
+                log.warning("windows not closed yet", partition=partition, error=str(error) or repr(error))
+        for partition in self._quiet_since.keys() - mine:
+            del self._quiet_since[partition]
+
+    def _close(self, partition: int) -> None:
+        topic_id, other_id = self._topic_ids[wire.INTERACTIONS.name], self._other_id(wire.INTERACTIONS)
+        position, other = self._store.position(topic_id, partition), self._store.position(other_id, partition)
+        change = self._folder.close(Position(topic_id, partition, position), self._store)
+        if change.messages and self._store.apply(change, position, other_id, other).done:
+            self.send_outbox(wire.INTERACTIONS.name, partition)
 
     def send_outbox(self, topic: str, partition: int) -> None:
         """Send what batches of this partition have caused and nobody is known to have sent; oldest first."""
@@ -207,13 +300,14 @@ def main() -> None:
     topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions)
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
-    folder = Folder(configuration.partitions, configuration.future_seconds)
+    folder = Folder(configuration.partitions, configuration.future_seconds, configuration.attribution_seconds)
     with kafka.Sender(configuration.kafka) as sender:
-        agent = FeaturesAgent(FeatureStore(client), sender, folder, topic_ids)
+        agent = FeaturesAgent(FeatureStore(client), sender, folder, topic_ids, configuration.idle_seconds)
         app = transport.make_app("features", configuration)
         for topic in (wire.ITEMS, wire.USERS, wire.INTERACTIONS):
             transport.consume(app, topic, agent.apply)
         transport.every(app, 5.0, lambda: agent.send_left_over(transport.assigned(app)))
+        transport.every(app, 1.0, lambda: agent.close_idle(transport.assigned(app)))
         transport.run(app)
 
 

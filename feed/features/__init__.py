@@ -6,13 +6,13 @@ objects.
 """
 
 from feed.features.batch import BatchState
-from feed.features.frozen import ItemFeatures, UserFeatures, freeze_items, freeze_user
+from feed.features.frozen import FrozenItems, ItemFeatures, UserFeatures, freeze_user
 from feed.features.inputs import Inputs, InputSpec
 from feed.features.items import ItemTable
 from feed.features.space import FeatureSpace
 from feed.features.user import SEEN, UserState, consumed, new_user, update_profile, update_user
 
 __all__ = [
-    "SEEN", "BatchState", "FeatureSpace", "InputSpec", "Inputs", "ItemFeatures", "ItemTable", "UserFeatures", "UserState",
-    "consumed", "freeze_items", "freeze_user", "new_user", "update_profile", "update_user",
+    "SEEN", "BatchState", "FeatureSpace", "FrozenItems", "InputSpec", "Inputs", "ItemFeatures", "ItemTable", "UserFeatures",
+    "UserState", "consumed", "freeze_user", "new_user", "update_profile", "update_user",
 ]  # fmt: skip

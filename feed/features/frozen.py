@@ -3,7 +3,7 @@
 Ranking reads states through the same `freeze_user`, so what a model learns from is what it will be served.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -57,21 +57,37 @@ def freeze_user(state: UserState, now: float) -> UserFeatures:
     )
 
 
-def freeze_items(table: ItemTable, item_ids: Sequence[str], now: float) -> dict[str, ItemFeatures]:
-    """The items as of `now` (seconds since 1970), by id; those that `table` does not have are left out."""
-    rows = {item_id: row for item_id in item_ids if (row := table.row(item_id)) is not None}
-    numeric = np.round(table.numeric(now, np.fromiter(rows.values(), np.int64, len(rows))), 5).tolist()
-    return {item_id: _frozen(table, rows[item_id], values) for item_id, values in zip(rows, numeric, strict=True)}
+class FrozenItems:
+    """Items of `table` as of `now` (seconds since 1970), on demand; the table must not change meanwhile."""
 
+    def __init__(self, table: ItemTable, now: float) -> None:
+        self._table, self._now = table, now
+        self._numeric: np.ndarray | None = None
+        self._frozen: dict[str, ItemFeatures] = {}
 
-def unseen(item_id: str) -> ItemFeatures:
-    """An item of which nothing is known but its id."""
-    return ItemFeatures(item_id, _UNSEEN)
+    def __getitem__(self, item_id: str) -> ItemFeatures:
+        """The item; one that the table does not have is known by its id only."""
+        frozen = self._frozen.get(item_id)
+        if frozen is None:
+            frozen = self._frozen[item_id] = self._freeze(item_id)
+        return frozen
+
+    def draw(self, n: int, seed: int, without: Collection[str]) -> list[ItemFeatures]:
+        """At most `n` different items that the catalogue describes and that exist by now, drawn uniformly."""
+        table = self._table
+        there = np.flatnonzero(table.known & (table.created <= self._now))
+        drawn = np.random.default_rng(seed).permutation(there)[: n + len(without)].tolist()
+        return [self[table.ids[row]] for row in drawn if table.ids[row] not in without][:n]
+
+    def _freeze(self, item_id: str) -> ItemFeatures:
+        row = self._table.row(item_id)
+        if row is None:
+            return ItemFeatures(item_id, _UNSEEN)
+        if self._numeric is None:
+            self._numeric = np.round(self._table.numeric(self._now), 5)
+        item = self._table.item(row)
+        numeric = tuple(self._numeric[row].tolist())
+        return ItemFeatures(item_id, numeric, item.category, item.creator_id, item.tags, dict(item.attributes))
 
 
 _UNSEEN = (-1.0,) + (0.0,) * (len(item_features.NUMERIC) - 1)  # the age is unknown
-
-
-def _frozen(table: ItemTable, row: int, numeric: Sequence[float]) -> ItemFeatures:
-    item = table.item(row)
-    return ItemFeatures(item.item_id, tuple(numeric), item.category, item.creator_id, item.tags, dict(item.attributes))

@@ -6,6 +6,9 @@
     clock                           newest event time, seconds since 1970
     position:{topic id}:{partition} next offset to apply
     outbox:{topic id}:{partition}   stream: messages that applied batches caused and that are not yet known to be sent
+    open:{topic id}:{partition}     hash: user -> JSON: impressions whose attribution window is open (feed.attribution)
+    due:{topic id}:{partition}      sorted set: those users by the partition's time at which something of theirs ends
+    marks:{topic id}:{partition}    JSON: the partition's clock, its next example's number, engagements that were too late
     topics, catalogue               JSON: the topics, and the world or log, that this state was computed from
 
 A batch is applied by compare-and-set on positions: its own, and that of the other topic that changes the same users
@@ -28,8 +31,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, ReadOnlyError, TimeoutError
 from redis.retry import Retry
 
+from feed.attribution import Marks, Pending
 from feed.catalogue import Item
 from feed.errors import BadSetting, OtherCatalogue, OtherLog
+from feed.events import Event
 from feed.features import ItemTable, UserState
 from feed.features.counts import oldest_kept
 from feed.wire import Position
@@ -42,19 +47,31 @@ UNCATALOGUED_SECONDS = 7 * 86400  # counts of an item that no catalogue describe
 TRIM_FIELDS = 600  # item hashes above this many fields lose their expired buckets, at most once per hour of event time
 
 _APPLY = """
--- KEYS: own position, other position, outbox, clock, changed, stamp, then user keys, then item keys
+-- KEYS: own position, other position, outbox, clock, changed, stamp, open, due, marks, then user keys, then item keys
 -- ARGV: expected own, expected other, new own, newest event time, number of users, number of items, TTL, trim limit, hour,
---       oldest bucket kept of 5m, 1h, 1d, then user values, then per item: id, content or '', 'field=n;field=n',
+--       oldest bucket kept of 5m, 1h, 1d, marks or '', MessagePack array of (user, what is open or '', when due),
+--       then user values, then per item: id, content or '', 'field=n;field=n',
 --       then per message: topic, partition, key, value
 local own, other = redis.call('GET', KEYS[1]) or '0', redis.call('GET', KEYS[2]) or '0'
 if own ~= ARGV[1] or other ~= ARGV[2] then return {0, own, other} end
 local users, items = tonumber(ARGV[5]), tonumber(ARGV[6])
-for i = 1, users do redis.call('SET', KEYS[6 + i], ARGV[12 + i]) end
+for i = 1, users do redis.call('SET', KEYS[9 + i], ARGV[14 + i]) end
+if ARGV[13] ~= '' then redis.call('SET', KEYS[9], ARGV[13]) end
+local pending = cmsgpack.unpack(ARGV[14])
+for i = 1, #pending, 3 do
+  if pending[i + 1] == '' then
+    redis.call('HDEL', KEYS[7], pending[i])
+    redis.call('ZREM', KEYS[8], pending[i])
+  else
+    redis.call('HSET', KEYS[7], pending[i], pending[i + 1])
+    redis.call('ZADD', KEYS[8], pending[i + 2], pending[i])
+  end
+end
 local oldest = {['5m'] = tonumber(ARGV[10]), ['1h'] = tonumber(ARGV[11]), ['1d'] = tonumber(ARGV[12])}
-local arg = 12 + users
+local arg = 14 + users
 local stamp = items > 0 and redis.call('INCR', KEYS[6])
 for i = 1, items do
-  local key, id, content = KEYS[6 + users + i], ARGV[arg + 1], ARGV[arg + 2]
+  local key, id, content = KEYS[9 + users + i], ARGV[arg + 1], ARGV[arg + 2]
   if content ~= '' then
     redis.call('HSET', key, 'content', content)
     redis.call('PERSIST', key)
@@ -102,12 +119,19 @@ class Message:
 
 @dataclass
 class Change:
-    """All effects of one batch; `newest` is its newest event time (seconds since 1970, 0 if it has none)."""
+    """All effects of one batch.
+
+    `pending`: what is open of these users now; `marks` None: the partition has none. `events`: those that were folded.
+    `newest`: the newest event time (seconds since 1970, 0 if there is none).
+    """
 
     position: Position
     users: dict[str, UserState] = field(default_factory=dict)
     items: dict[str, Item] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    pending: dict[str, Pending] = field(default_factory=dict)
+    marks: Marks | None = None
+    events: list[Event] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     newest: float = 0.0
 
@@ -227,6 +251,21 @@ class FeatureStore:
             self._stamp = int(max(stamp for _, stamp in changed))
         return np.array(rows, np.int64)
 
+    def pending(self, topic_id: str, partition: int, ids: Sequence[str]) -> list[Pending | None]:
+        """What is open of these users, None where nothing is."""
+        values = cast("list[bytes | None]", self._client.hmget(f"open:{topic_id}:{partition}", list(ids))) if ids else []
+        return [None if value is None else msgspec.json.decode(value, type=Pending) for value in values]
+
+    def due(self, topic_id: str, partition: int, clock: float) -> list[str]:
+        """The users of whom something ends before the partition's time is `clock`."""
+        found = cast("list[bytes]", self._client.zrangebyscore(f"due:{topic_id}:{partition}", "-inf", f"({clock!r}"))
+        return [user_id.decode() for user_id in found]
+
+    def marks(self, topic_id: str, partition: int) -> Marks:
+        """Where the partition's examples are."""
+        value = cast("bytes | None", self._client.get(f"marks:{topic_id}:{partition}"))
+        return Marks() if value is None else msgspec.json.decode(value, type=Marks)
+
     def now(self) -> float:
         """The newest event time, seconds since 1970; 0 before the first event."""
         return float(cast("bytes | None", self._client.get("clock")) or 0)
@@ -242,11 +281,13 @@ class FeatureStore:
         keys = [
             f"position:{own.topic_id}:{own.partition}", f"position:{other_topic_id}:{own.partition}",
             f"outbox:{own.topic_id}:{own.partition}", "clock", "items:changed", "items:stamp",
+            *(f"{name}:{own.topic_id}:{own.partition}" for name in ("open", "due", "marks")),
             *(f"user:{user_id}" for user_id in change.users), *(f"item:{item_id}" for item_id in items),
         ]  # fmt: skip
         arguments: list[Any] = [
             expected, other_expected, own.offset, repr(change.newest), len(change.users), len(items), UNCATALOGUED_SECONDS,
             TRIM_FIELDS, int(change.newest // 3600), *oldest_kept(change.newest),
+            b"" if change.marks is None else msgspec.json.encode(change.marks), _packed(change.pending),
             *map(msgspec.json.encode, change.users.values()),
         ]  # fmt: skip
         for item_id in items:
@@ -270,6 +311,14 @@ class FeatureStore:
     def sent(self, topic_id: str, partition: int, entries: Sequence[bytes]) -> None:
         """Remove messages from the outbox."""
         self._client.xdel(f"outbox:{topic_id}:{partition}", *entries)
+
+
+def _packed(pending: Mapping[str, Pending]) -> bytes:
+    parts: list[str | float] = []
+    for user_id, of_user in pending.items():
+        due = of_user.due
+        parts += [user_id, "" if due is None else msgspec.json.encode(of_user).decode(), due or 0.0]
+    return msgspec.msgpack.encode(parts)
 
 
 @lru_cache(maxsize=20_000)

@@ -49,13 +49,13 @@ def some_events(seed: int, n: int, start: float = 1.7e9, step: float = 2000.0):
 
 def stream_into(store: FeatureStore, events, batch: int, partitions: int = 2, folder: Folder | None = None) -> None:
     """What the features agent does, without a broker: items, users, then the events in batches of `batch`."""
-    folder = folder or Folder(partitions, 300.0)
+    folder = folder or Folder(partitions, 300.0, 1800.0)
 
     def apply(topic, topic_id, partition, records, start):
         position = store.position(topic_id, partition)
         assert position == start
         end = Position(topic_id, partition, records[-1].offset + 1)
-        change = folder.fold(topic, records, end, store.users, store.contents)
+        change = folder.fold(topic, records, end, store, store.load_items())
         other = {"I": "U", "U": "I", "C": "C"}[topic_id]
         expected = position if topic is wire.ITEMS else store.position(other, partition)
         assert store.apply(change, position, other, expected).done

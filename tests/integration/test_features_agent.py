@@ -17,9 +17,11 @@ import pytest
 
 from deploy import embedded
 from feed import wire
+from feed.attribution import Attribution, Marks
 from feed.catalogue import Item, User
 from feed.events import ENGAGEMENTS, Impression, Like, Shown, View, new_event_id, utc
-from feed.features import BatchState
+from feed.examples import Example, decode_record
+from feed.features import BatchState, FrozenItems
 from feed.io import kafka
 from feed.io.publish import wait_for_features
 from feed.io.redis import FeatureStore, connect
@@ -39,7 +41,13 @@ def own_broker(tmp_path) -> Iterator[str]:
 
 @contextmanager
 def features_agent(broker: str, redis_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {**os.environ, "FEED_KAFKA": broker, "FEED_REDIS": redis_url, "TMPDIR": str(log.parent)}
+    environment = {
+        **os.environ,
+        "FEED_KAFKA": broker,
+        "FEED_REDIS": redis_url,
+        "FEED_IDLE_SECONDS": "5",
+        "TMPDIR": str(log.parent),
+    }
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "stream_processors" / "features.py")], env=environment, stdout=output, stderr=output
@@ -79,6 +87,32 @@ def updates(broker: str) -> Iterator[wire.FeatureUpdate]:
         yield wire.decode_update(record.value)
 
 
+def recount(log) -> dict[tuple[int, str], Example]:
+    """The examples of this log, by partition and id, made in one go."""
+    state, windows = BatchState(ITEMS, USERS), {}
+    for event in log:
+        p = wire.partition_of(event.user_id, 8)
+        of = windows.setdefault(p, Attribution(1800.0, p, Marks(), {}, FrozenItems(state.items, 1.7e9)))
+        of.add(event, state.user(event.user_id))
+        state.apply(event)
+    return {(p, example.example_id): example for p, of in windows.items() for example in of.close(everything=True)}
+
+
+def examples(broker: str) -> dict[tuple[int, str], Example]:
+    """What is in the log of examples; a copy must be one."""
+    found: dict[tuple[int, int], Example] = {}
+    for record in kafka.read_topic(broker, wire.TRAINING_EXAMPLES):
+        example = decode_record(record.value)
+        assert found.setdefault((example.source, example.sequence), example) == example
+    by_source = sorted(found)
+    assert by_source == [(p, n) for p in range(8) for n in range(sum(source == p for source, _ in by_source))]
+    return {(example.source, example.example_id): example for example in found.values()}
+
+
+def labels(example: Example) -> list[tuple[str, dict[str, int], int]]:
+    return [(row.item.item_id, row.labels, row.dwell_ms) for row in example.rows[: 1 if example.organic else None]]
+
+
 def wait_until(condition, what: str):
     deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
@@ -111,7 +145,12 @@ def test_after_a_burst_of_20000_events_and_a_kill_every_user_and_item_equals_a_r
             wait_for_features(store, topic_ids, sender.positions())
             owned = [(topic_ids[topic], p) for topic in ("interactions", "users") for p in range(8)]
             wait_until(lambda: not any(store.outbox(*of) for of in owned), "the sending of what the killed agent had left")
+            recounted = recount(events(20_000, seed=1))
+            counted = wait_until(lambda: (found := examples(own_broker)).keys() == recounted.keys() and found, "all examples")
 
+    assert {key: (e.at, e.organic, e.user, labels(e)) for key, e in counted.items()} == {
+        key: (e.at, e.organic, e.user, labels(e)) for key, e in recounted.items()
+    }
     ids = sorted(expected.users)
     told = {user: update.position for update in updates(own_broker) for user in update.users}
     assert [msgspec.to_builtins(told[i]) for i in ids] == [state["position"] for state in store.users(ids)]

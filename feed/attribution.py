@@ -1,0 +1,205 @@
+"""Joining what was shown with what followed it: events in, examples out.
+
+An impression opens a *window* of `seconds` of event time. What its user does with its items until then becomes labels; then the
+window closes and its example is complete. The clock is the partition's: its newest event time. The outcomes:
+
+* the impression again (same request): nothing; an engagement again (same event id): nothing
+* an engagement that names a request joins that request's window, one that names none the newest window that shows its item
+* an engagement before its impression (out of order) opens an *organic* window, which the impression takes over when it comes
+* an engagement after its window: too late; it changes features, as every event does, but no example
+* an engagement that no impression explains: an organic example, the first time that the user meets the item
+* an impression that comes late has its whole window, counted from the clock at its arrival
+
+Everything follows from the order of the events, not from how they are grouped; only an idle partition is closed from outside.
+"""
+
+from collections.abc import Sequence
+from zlib import crc32
+
+import msgspec
+from msgspec import Raw, Struct
+
+from feed.events import Engaged, Event, Impression, View, kind
+from feed.examples import Example, Row
+from feed.features.frozen import FrozenItems, freeze_user
+from feed.features.user import UserState, consumed
+
+NEGATIVES = 10  # items drawn beside an organic engagement
+WINDOWS = 20  # open at once of one user; one more closes the oldest
+REMEMBERED = 50  # closed requests of one user, for one more window's length
+
+
+class Window(Struct):
+    """An impression (or organic engagement) that may still get labels.
+
+    `until`: the partition's time at which it closes. `body`: the example as JSON, without labels, frozen when it was shown.
+    `labels`: item id -> kind -> how often; `dwell`: item id -> milliseconds; `joined`: ids of the events that are in them.
+    """
+
+    request: str
+    at: float
+    until: float
+    items: tuple[str, ...]
+    body: Raw
+    organic: bool = False
+    labels: dict[str, dict[str, int]] = {}
+    dwell: dict[str, int] = {}
+    joined: list[str] = []
+
+    def join(self, event: Engaged) -> None:
+        """Label the event's item."""
+        if event.event_id in self.joined:
+            return
+        self.joined.append(event.event_id)
+        of_item = self.labels.setdefault(event.item_id, {})
+        of_item[kind(event)] = of_item.get(kind(event), 0) + 1
+        if isinstance(event, View) and event.dwell_ms is not None:
+            self.dwell[event.item_id] = self.dwell.get(event.item_id, 0) + event.dwell_ms
+
+    def take_over(self, other: "Window") -> None:
+        """Label as `other` is labelled."""
+        self.joined += other.joined
+        for item_id, labels in other.labels.items():
+            of_item = self.labels.setdefault(item_id, {})
+            for name, n in labels.items():
+                of_item[name] = of_item.get(name, 0) + n
+        for item_id, ms in other.dwell.items():
+            self.dwell[item_id] = self.dwell.get(item_id, 0) + ms
+
+
+class Pending(Struct):
+    """What is open of one user, and which requests were closed lately (with the time until which that is remembered)."""
+
+    windows: list[Window] = []
+    closed: list[tuple[str, float]] = []
+
+    @property
+    def due(self) -> float | None:
+        """The partition's time at which something here ends; None if there is nothing."""
+        return min([*(w.until for w in self.windows), *(until for _, until in self.closed)], default=None)
+
+
+class Marks(Struct, frozen=True):
+    """A partition's clock (its newest event time, seconds since 1970), the next example's number, and engagements that were
+    too late so far."""
+
+    clock: float = 0.0
+    sequence: int = 0
+    late: int = 0
+
+
+class Attribution:
+    """The windows of one partition during one batch.
+
+    `add` wants every event in the order of the log, with the user's state just *before* it; `close` at the end gives the
+    examples of all windows that are over. `pending` must hold the entry of every user who has an event in the batch or whose
+    entry is due by its end.
+    """
+
+    def __init__(self, seconds: float, source: int, marks: Marks, pending: dict[str, Pending], items: FrozenItems) -> None:
+        self._seconds, self._source, self._items = seconds, source, items
+        self._clock, self._sequence, self._late = marks.clock, marks.sequence, marks.late
+        self.pending = pending
+        self._examples: list[Example] = []
+
+    @property
+    def marks(self) -> Marks:
+        """As of the last call."""
+        return Marks(self._clock, self._sequence, self._late)
+
+    def add(self, event: Event, state: UserState) -> None:
+        """Open a window, or label one."""
+        pending = self.pending.setdefault(event.user_id, Pending())
+        self._clock, before = max(self._clock, event.at), self._clock
+        if isinstance(event, Impression):
+            self._show(pending, event, state, before)
+        else:
+            self._engage(pending, event, state, before)
+        here = [window for window in pending.windows if not self._over(window)]
+        if len(here) > WINDOWS:
+            self._close(pending, min(here, key=lambda window: window.until))
+
+    def close(self, everything: bool = False) -> list[Example]:
+        """The examples of all windows that are over (or of all), in that order; entries without anything left are empty."""
+        over = [(w.until, user_id, w) for user_id, p in self.pending.items() for w in p.windows if everything or self._over(w)]
+        for _, user_id, window in sorted(over, key=lambda entry: (entry[0], entry[1], entry[2].request)):
+            self._close(self.pending[user_id], window)
+        for pending in self.pending.values():
+            pending.closed = [entry for entry in pending.closed if entry[1] > self._clock][-REMEMBERED:]
+        examples, self._examples = self._examples, []
+        return examples
+
+    def _show(self, pending: Pending, event: Impression, state: UserState, before: float) -> None:
+        request = event.request_id or event.event_id
+        if self._known(pending, request):
+            return
+        rows = [Row(self._items[s.item_id], s.position, s.score, s.propensity, s.source) for s in event.items]
+        earlier_ones = [w for w in pending.windows if w.request == request and not self._over(w)]
+        window = self._open(pending, event, state, request, rows, before)
+        for earlier in earlier_ones:
+            if earlier.items[0] in window.items:
+                window.take_over(earlier)
+                pending.windows.remove(earlier)
+
+    def _engage(self, pending: Pending, event: Engaged, state: UserState, before: float) -> None:
+        if (window := self._window_of(pending, event)) is not None:
+            if event.at <= window.at + self._seconds:
+                window.join(event)
+            else:
+                self._late += 1
+        elif event.request_id is not None and self._known(pending, event.request_id):
+            self._late += 1
+        elif event.item_id not in consumed(state):
+            drawn = self._items.draw(NEGATIVES, crc32(event.event_id.encode()), {event.item_id, *consumed(state)})
+            rows = [Row(item) for item in (self._items[event.item_id], *drawn)]
+            self._open(pending, event, state, event.request_id or event.event_id, rows, before, organic=True).join(event)
+
+    def _window_of(self, pending: Pending, event: Engaged) -> Window | None:
+        """The open window whose item this is; organic ones only by the item that opened them."""
+        for window in reversed(pending.windows):
+            named = event.request_id in (None, window.request) and not self._over(window)
+            if named and event.item_id in (window.items[:1] if window.organic else window.items):
+                return window
+        return None
+
+    def _open(
+        self,
+        pending: Pending,
+        event: Event,
+        state: UserState,
+        request: str,
+        rows: Sequence[Row],
+        before: float,
+        organic: bool = False,
+    ) -> Window:
+        example = Example(
+            source=self._source, sequence=0, example_id=request, at=event.at, user=freeze_user(state, event.at),
+            rows=tuple(rows), arm=event.arm, model_version=event.model_version, context=event.context, organic=organic,
+        )  # fmt: skip
+        items = tuple(row.item.item_id for row in rows)
+        until = max(event.at, before) + self._seconds
+        window = Window(request, event.at, until, items, Raw(msgspec.json.encode(example)), organic)
+        pending.windows.append(window)
+        return window
+
+    def _over(self, window: Window) -> bool:
+        """Counts as closed, be it still in the list: the outcome must not depend on where a batch ends."""
+        return window.until < self._clock
+
+    def _known(self, pending: Pending, request: str) -> bool:
+        """Whether this impression has been here before."""
+        shown = [(w.request, w.until + self._seconds) for w in pending.windows if not w.organic]
+        return any(request == name and until > self._clock for name, until in (*shown, *pending.closed))
+
+    def _close(self, pending: Pending, window: Window) -> None:
+        pending.windows.remove(window)
+        if not window.organic:
+            pending.closed.append((window.request, window.until + self._seconds))
+        example = msgspec.json.decode(window.body, type=Example)
+        labelled = []
+        for row in example.rows:
+            # each label once: an item that was shown twice is labelled where it stood first
+            labels, dwell = window.labels.pop(row.item.item_id, {}), window.dwell.pop(row.item.item_id, 0)
+            labelled.append(msgspec.structs.replace(row, labels=labels, dwell_ms=dwell) if labels else row)
+        self._examples.append(msgspec.structs.replace(example, sequence=self._sequence, rows=tuple(labelled)))
+        self._sequence += 1

@@ -1,0 +1,231 @@
+"""Impressions and what followed them become examples, exactly one each, wherever a batch ends."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feed.attribution import WINDOWS, Attribution, Marks
+from feed.catalogue import Item
+from feed.events import ENGAGEMENTS, Click, Context, Impression, Like, Shown, View, utc
+from feed.features import BatchState, FrozenItems, freeze_user
+
+START, MINUTE, SECONDS = 1.7e9, 60.0, 1800.0
+ITEMS = [Item(item_id=i, category=f"c{i % 3}", created_at=utc(START - 1e6)) for i in range(30)]
+
+
+class Partition:
+    """What the features agent does, without servers."""
+
+    def __init__(self) -> None:
+        self.state, self.pending, self.marks = BatchState(ITEMS), {}, Marks()
+        self.examples = []
+
+    def batch(self, *events, everything=False):
+        now = events[0].at if events else 0.0
+        windows = Attribution(SECONDS, 3, self.marks, self.pending, FrozenItems(self.state.items, now))
+        for event in events:
+            windows.add(event, self.state.user(event.user_id))
+            self.state.apply(event)
+        closed = windows.close(everything)
+        self.pending = {user: of for user, of in windows.pending.items() if of.due is not None}
+        self.marks = windows.marks
+        self.examples += closed
+        return closed
+
+    def wait(self, minutes: float = 31.0):
+        """Somebody else acts that much later: the clock goes on."""
+        return self.batch(Click(event_id=f"t{self.marks.clock}", user_id="else", item_id="29",
+                                occurred_at=utc(self.marks.clock + minutes * MINUTE)))  # fmt: skip
+
+
+def impression(at=0.0, request="r", items=(1, 2, 3), user="1", event_id=None):
+    shown = tuple(Shown(item_id=i, position=p, score=0.5, propensity=0.25, source="explore") for p, i in enumerate(items))
+    return Impression(
+        event_id=event_id or f"i{request}{at}", user_id=user, occurred_at=utc(START + at), request_id=request, items=shown,
+        arm="learned", model_version="v1", context=Context(device="tv"),
+    )  # fmt: skip
+
+
+def act(kind, item, at=1.0, request="r", user="1", event_id=None, **more):
+    return kind(event_id=event_id or f"{kind.__name__}{item}{at}", user_id=user, item_id=item, request_id=request,
+                occurred_at=utc(START + at), **more)  # fmt: skip
+
+
+def labels(example):
+    return {row.item.item_id: row.labels for row in example.rows if row.labels}
+
+
+def mine(examples):
+    return [example for example in examples if example.user.user_id != "else"]
+
+
+def test_an_impression_becomes_one_example_with_what_followed():
+    partition = Partition()
+    partition.batch(impression(), act(View, 2, 5.0, dwell_ms=4000), act(Click, 2, 6.0), act(View, 2, 9.0, dwell_ms=500))
+    assert mine(partition.wait(10)) == []
+    (example,) = mine(partition.wait(31))
+    assert (example.source, example.sequence, example.example_id, example.at) == (3, 0, "r", START)
+    assert (example.arm, example.model_version, example.context.device, example.organic) == ("learned", "v1", "tv", False)
+    assert labels(example) == {"2": {"view": 2, "click": 1}}
+    assert [(row.item.item_id, row.dwell_ms, row.positive) for row in example.rows] == [
+        ("1", 0, False), ("2", 4500, True), ("3", 0, False),
+    ]  # fmt: skip
+    assert [(row.position, row.score, row.propensity, row.source) for row in example.rows] == [
+        (p, 0.5, 0.25, "explore") for p in range(3)
+    ]
+
+
+def test_features_are_those_before_the_impression_whatever_followed():
+    partition = Partition()
+    partition.batch(act(Like, 7, -9000, request=None))
+    before = freeze_user(partition.state.user("1"), START)
+    partition.batch(impression(), act(Click, 1))
+    partition.batch(act(Like, 2, 8.0))
+    (example,) = [e for e in mine(partition.wait()) if not e.organic]
+    assert example.user == before
+    assert example.rows[0].item.numeric[2] == 0.0  # no engagement yet
+
+
+def test_a_duplicate_impression_makes_no_second_example_before_or_after_its_window_has_closed():
+    partition = Partition()
+    partition.batch(impression(), impression(event_id="again"), act(Click, 1))
+    partition.batch(impression(at=20, event_id="once more"))
+    partition.wait(31)
+    partition.batch(impression(at=40, event_id="late again"))
+    partition.wait(100)
+    assert [labels(e) for e in mine(partition.examples)] == [{"1": {"click": 1}}]
+
+
+def test_a_duplicate_engagement_counts_once():
+    partition = Partition()
+    click = act(Click, 1, event_id="c")
+    partition.batch(impression(), click, click)
+    partition.batch(click)
+    assert labels(mine(partition.wait())[0]) == {"1": {"click": 1}}
+
+
+def test_an_engagement_after_its_window_is_too_late_and_makes_nothing():
+    partition = Partition()
+    partition.batch(impression())
+    partition.wait(31)
+    partition.batch(act(Click, 1, 32 * MINUTE))
+    partition.wait(100)
+    assert [labels(e) for e in mine(partition.examples)] == [{}]
+    assert partition.marks.late == 1
+
+
+def test_an_engagement_that_says_it_happened_after_the_window_is_too_late_though_the_window_is_open():
+    partition = Partition()
+    partition.marks = Marks(clock=START + 5 * SECONDS)
+    partition.batch(impression(), act(Click, 1, 31 * MINUTE))
+    assert [labels(e) for e in mine(partition.wait())] == [{}]
+    assert partition.marks.late == 1
+
+
+def test_an_engagement_before_its_impression_is_joined_to_it():
+    partition = Partition()
+    partition.batch(act(View, 2, 3.0, dwell_ms=10), act(Click, 2, 4.0))
+    partition.batch(impression())
+    (example,) = mine(partition.wait())
+    assert not example.organic
+    assert labels(example) == {"2": {"view": 1, "click": 1}}
+
+
+def test_an_impression_that_comes_late_has_its_whole_window():
+    partition = Partition()
+    partition.marks = Marks(clock=START + 5 * SECONDS)
+    partition.batch(impression())
+    partition.batch(act(Click, 1))
+    assert mine(partition.wait(20)) == []
+    assert labels(mine(partition.wait(11))[0]) == {"1": {"click": 1}}
+
+
+def test_without_a_request_id_the_newest_window_that_shows_the_item_gets_the_label():
+    partition = Partition()
+    partition.batch(impression(request="a"), impression(10, request="b", items=(3, 4)), act(Click, 3, 20, request=None))
+    found = {e.example_id: labels(e) for e in mine(partition.wait())}
+    assert found == {"a": {}, "b": {"3": {"click": 1}}}
+
+
+def test_an_engagement_that_nothing_explains_is_an_organic_example_beside_drawn_items_once():
+    partition = Partition()
+    partition.batch(act(View, 5, request=None), act(Click, 5, 2.0, request=None))
+    partition.wait()
+    partition.batch(act(Like, 5, 3600, request=None))
+    partition.wait()
+    (example,) = mine(partition.examples)
+    assert example.organic
+    assert labels(example) == {"5": {"view": 1, "click": 1}}
+    others = [row.item.item_id for row in example.rows[1:]]
+    assert len(set(others)) == 10
+    assert "5" not in others
+    assert example.user.numeric[0] == 0.0  # frozen before the engagement
+
+
+def test_an_idle_partition_is_closed_from_outside_and_what_comes_then_is_late():
+    partition = Partition()
+    partition.batch(impression(), act(Click, 1))
+    assert [labels(e) for e in partition.batch(everything=True)] == [{"1": {"click": 1}}]
+    partition.batch(act(Click, 2, 3.0), impression(event_id="again"))
+    assert partition.marks.late == 1
+    assert mine(partition.wait(100)) == []
+
+
+def test_no_user_has_more_windows_open_than_the_bound():
+    partition = Partition()
+    closed = partition.batch(*(impression(float(k), f"r{k}") for k in range(WINDOWS + 3)))
+    assert [e.example_id for e in closed] == ["r0", "r1", "r2"]
+
+
+def story(seed: int, n: int):
+    """Impressions and engagements of a few users: late, early, twice, without a request."""
+    draw = random.Random(seed)
+    at, events = 0.0, []
+    for k in range(n):
+        at += draw.expovariate(1 / 300)
+        user, when = str(draw.randrange(3)), at - draw.choice([0, 0, 0, 600, 4000])
+        if draw.random() < 0.3:
+            events.append(impression(when, f"r{draw.randrange(k + 1)}", draw.sample(range(12), 4), user, f"e{k}"))
+        elif draw.random() < 0.1 and events:
+            events.append(draw.choice(events))
+        else:
+            request = draw.choice([None, f"r{draw.randrange(k + 1)}"])
+            kind = draw.choice(list(ENGAGEMENTS.values()))
+            events.append(act(kind, draw.randrange(12), when, request, user, f"e{k}"))
+    return events
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 80), st.integers(1, 9))
+def test_examples_do_not_depend_on_where_batches_end(seed, n, size):
+    events = story(seed, n)
+    single, grouped = Partition(), Partition()
+    for event in events:
+        single.batch(event)
+    for k in range(0, n, size):
+        grouped.batch(*events[k : k + size])
+    for partition in (single, grouped):
+        partition.batch(everything=True)
+
+    def told(examples):
+        return [(e.sequence, e.example_id, e.at, e.organic, e.user, labels(e)) for e in examples]
+
+    assert told(single.examples) == told(grouped.examples)
+    assert single.marks == grouped.marks
+    assert [e.sequence for e in single.examples] == list(range(len(single.examples)))
+    shown = {(e.user_id, e.request_id) for e in events if isinstance(e, Impression)}
+    first = {(e.user.user_id, e.example_id) for e in single.examples if not e.organic}
+    assert first <= shown
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_impression_becomes_exactly_one_example(seed):
+    draw = random.Random(seed)
+    events = [impression(60.0 * k, f"r{k}", draw.sample(range(12), 4), str(k % 5)) for k in range(200)]
+    partition = Partition()
+    for k in range(0, 200, 17):
+        partition.batch(*events[k : k + 17], *events[k : k + 3])  # some of them again
+    partition.batch(everything=True)
+    assert sorted(e.example_id for e in partition.examples) == sorted(e.request_id for e in events)
