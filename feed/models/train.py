@@ -32,6 +32,7 @@ from feed.models.two_tower import TwoTower
 BATCH = 8  # chunks a step
 RATE = 4e-3
 AVERAGING = 0.01
+PATIENCE = 2
 SAMPLED_WEIGHT = 4.0  # as four negatives a positive
 LEFT_WEIGHT = 0.1
 
@@ -54,7 +55,7 @@ def train(
     seed: int,
     stepped: Callable[[int, int], None] = lambda step, steps: None,
 ) -> Trained:
-    """Train until the judge, asked after each epoch, says less than before, at most `epochs` epochs.
+    """Train until the judge, asked after each epoch, has found nothing better for `PATIENCE` epochs, at most `epochs`.
 
     `judge` gives more for a better model; `stepped` is told (steps done, steps at most).
     """
@@ -73,9 +74,11 @@ def train(
             _approach(average, model, max(AVERAGING, 1 / step))
             stepped(step, epochs * steps)
         judgements.append(judge(average))
-        if judgements[-1] < max(judgements):
+        since_best = epoch - int(np.argmax(judgements))
+        if since_best == 0:
+            best = copy.deepcopy(average.state_dict())
+        if since_best == PATIENCE:
             break
-        best = copy.deepcopy(average.state_dict())
     average.load_state_dict(best)
     return Trained(average, 1 + int(np.argmax(judgements)), tuple(judgements))
 

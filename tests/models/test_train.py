@@ -56,17 +56,17 @@ def test_the_same_seed_gives_the_same_weights(frozen):
     assert not torch.equal(next(one.model.parameters()), next(other.model.parameters()))
 
 
-def test_training_stops_when_the_judge_says_less_and_keeps_the_epoch_before(frozen):
-    verdicts = iter([0.5, 0.7, 0.6, 0.9])
+def test_training_stops_after_two_epochs_without_a_better_one_and_keeps_the_best(frozen):
+    verdicts = iter([0.5, 0.4, 0.7, 0.6, 0.6, 0.9])
     weights = []
 
     def judge(model):
         weights.append(next(model.parameters()).detach().clone())
         return next(verdicts)
 
-    trained = run(frozen, judge, epochs=4)
-    assert (trained.epoch, trained.judgements) == (2, (0.5, 0.7, 0.6))
-    assert torch.equal(next(trained.model.parameters()), weights[1])
+    trained = run(frozen, judge, epochs=6)
+    assert (trained.epoch, trained.judgements) == (3, (0.5, 0.4, 0.7, 0.6, 0.6))
+    assert torch.equal(next(trained.model.parameters()), weights[2])
     assert not trained.model.training
 
 
