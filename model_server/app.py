@@ -1,12 +1,13 @@
 """The HTTP interface.
 
-GET /feed/{user_id}   the stored feed; for who has none, one ranked on demand (also for users never heard of)
+GET /feed/{user_id}   the stored feed; for who has none, or one of a champion that serves no more, one ranked on demand (also
+                      for users never heard of)
 GET /health           the process answers
 GET /ready            Redis is reachable and a champion is loaded
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ from feed.registry import Registry
 log = structlog.get_logger()
 
 LOOK_SECONDS = 0.25  # how often to ask whether a refresh is due
+FOLLOW_SECONDS = 0.1  # how often to look who serves
 UserId = Annotated[str, Path(min_length=1, max_length=128, description="the user's id")]
 
 
@@ -40,11 +42,15 @@ def create_app(client: redis.Redis, registry: Registry, policy: Policy) -> FastA
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(keep_up(live))
+        tasks = [
+            asyncio.create_task(again_and_again(live.refresh, LOOK_SECONDS)),
+            asyncio.create_task(again_and_again(live.follow, FOLLOW_SECONDS)),
+        ]
         yield
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
     app = FastAPI(title="Feedloop", lifespan=lifespan)
     for error in TRANSIENT:
@@ -56,8 +62,10 @@ def create_app(client: redis.Redis, registry: Registry, policy: Policy) -> FastA
     def feed(user_id: UserId) -> Response:
         """The user's feed, best item first, and how it came to be."""
         stored = feeds.read(user_id)
-        found = stored or live.rank([features.users([user_id])[0] or new_user(user_id)])[0]
-        return answer(describe(found, live.table.by_id, stored is not None))
+        if stored is not None and stored.generation >= live.generation:  # above: another process has followed sooner
+            return answer(describe(stored, live.table.by_id, True))
+        found = live.rank([features.users([user_id])[0] or new_user(user_id)])[0]
+        return answer(describe(found, live.table.by_id, False))
 
     @app.get("/health", response_class=Response)
     async def health() -> Response:
@@ -77,20 +85,20 @@ def create_app(client: redis.Redis, registry: Registry, policy: Policy) -> FastA
     return app
 
 
-async def keep_up(live: Live) -> None:
-    """Follow catalogue and champion until cancelled, whatever happens: stored feeds can be served meanwhile."""
+async def again_and_again(act: Callable[[], None], seconds: float) -> None:
+    """Follow catalogue or champion until cancelled, whatever happens: stored feeds can be served meanwhile."""
     failed = ""
     while True:
         try:
-            await asyncio.to_thread(live.refresh)
+            await asyncio.to_thread(act)
             failed = ""
         except Exception as error:
-            if repr(error) != failed:  # once, not four times a second
+            if repr(error) != failed:  # once, not at each look
                 log.warning(
                     "catalogue and champion cannot be refreshed", error=repr(error), exc_info=not isinstance(error, TRANSIENT)
                 )
             failed = repr(error)
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(seconds)
 
 
 def describe(feed: Feed, items: Mapping[str, Item], stored: bool) -> dict[str, Any]:

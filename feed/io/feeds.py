@@ -44,6 +44,13 @@ AT_ONCE = 200  # feeds sent to Redis together: about a megabyte
 _feed = msgspec.json.Decoder(Feed)
 
 
+class _Head(msgspec.Struct):
+    generation: int
+
+
+_head = msgspec.json.Decoder(_Head)  # passes over the rest of a feed
+
+
 class FeedStore:
     """Reads and writes feeds."""
 
@@ -71,8 +78,14 @@ class FeedStore:
 
     def read_many(self, user_ids: Sequence[str]) -> list[Feed | None]:
         """The users' feeds, in order, None where there is none."""
-        values = cast("list[bytes | None]", self._client.mget([_meta_key(i) for i in user_ids])) if user_ids else []
-        return [None if value is None else _feed.decode(value) for value in values]
+        return [None if value is None else _feed.decode(value) for value in self._metas(user_ids)]
+
+    def generations(self, user_ids: Sequence[str]) -> list[int]:
+        """The generations of the users' feeds, in order, 0 where there is none."""
+        return [0 if value is None else _head.decode(value).generation for value in self._metas(user_ids)]
+
+    def _metas(self, user_ids: Sequence[str]) -> list[bytes | None]:
+        return cast("list[bytes | None]", self._client.mget([_meta_key(i) for i in user_ids])) if user_ids else []
 
 
 def _key(user_id: str) -> str:

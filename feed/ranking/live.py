@@ -25,8 +25,8 @@ class Live:
     """Ranks with the registry's champion over `table`, which is empty before the first `refresh`.
 
     `changed` brings changes into the table and returns the changed rows; `now` gives event time (seconds since 1970); what
-    they raise goes through. `rank` may run in any number of threads beside a `refresh`: it reads an index that no refresh
-    changes, only replaces.
+    they raise goes through. `rank` may run in any number of threads beside `refresh` and `follow`: it reads a ranker and an
+    index that nobody changes, only replaces, so all feeds of one call are of one version.
     """
 
     def __init__(
@@ -41,27 +41,47 @@ class Live:
         self._registry, self._policy, self._changed, self._now, self._clock = registry, policy, changed, now, clock
         self._ranker: Ranker | None = None
         self._refused: Champion | None = None
+        self._unreadable = ""
+        self._filled = False
         self._due = -1.0
-        self._refreshing = threading.Lock()
+        self._changing = threading.Lock()  # held by whoever reads the whole table or writes into it
 
     @property
     def version(self) -> str | None:
         """The version that ranks; None as long as there has been no champion."""
         return None if self._ranker is None else self._ranker.version
 
+    @property
+    def generation(self) -> int:
+        """The generation that ranks; 0 as long as there has been no champion."""
+        return 0 if self._ranker is None else self._ranker.generation
+
     def refresh(self) -> None:
-        """Take over changed items and a new champion; does nothing if the last refresh was a moment ago."""
-        with self._refreshing:
+        """Take over changed items, and a new champion; does nothing if the last refresh was a moment ago."""
+        with self._changing:
             start = self._clock()
             if start < self._due:
                 return
             rows = self._changed(self.table)
-            ranker = self._champion()
-            if ranker is self._ranker and ranker is not None and len(rows):
-                ranker.refresh(self._now())
-            self._ranker = ranker
+            self._filled = True
+            before = self._ranker
+            if (champion := self._other_champion()) is not None:
+                self._take_over(champion)
+            if before is not None and before is self._ranker and len(rows):
+                before.refresh(self._now())
             end = self._clock()
             self._due = end + max(PAUSE_SECONDS, (end - start) * (1 - SHARE) / SHARE)
+
+    def follow(self) -> None:
+        """Take over a new champion, if there is one and the catalogue has been read.
+
+        Looking costs one small file and no lock, so it may be done many times a second, however slow refreshes are; taking
+        over waits for the refresh at hand.
+        """
+        if self._filled and self._other_champion() is not None:
+            with self._changing:
+                if (champion := self._other_champion()) is not None:
+                    self._take_over(champion)
 
     def rank(self, states: Sequence[UserState]) -> list[Feed]:
         """The users' feeds. Raises `NoChampion`."""
@@ -70,27 +90,31 @@ class Live:
             raise NoChampion("no champion yet: train one with `python offline/bootstrap.py` (or `python offline/seed.py`)")
         return ranker.rank(states, self._now())
 
-    def _champion(self) -> Ranker | None:
-        """A ranker of the champion: the one at hand if it is, else a new one, complete before it is used.
-
-        One that cannot be loaded is reported once; the ranker at hand goes on.
-        """
-        ranker = self._ranker
-        champion = None
+    def _other_champion(self) -> Champion | None:
+        """The champion, if neither the ranker at hand is of it nor it was refused; a registry that is broken is said once."""
         try:
             champion = self._registry.champion()
-            if champion is None or champion == self._refused:
-                return ranker
-            if ranker is not None and (ranker.version, ranker.generation) == (champion.version, champion.generation):
-                return ranker
-            loaded = load(champion, self.table, self._policy, self._now())
-            log.info("ranking with a new champion", version=champion.version, generation=champion.generation)
-            return loaded
         except BadModel as error:
-            if champion is None or champion != self._refused:
-                log.error("the champion cannot be used", error=str(error), still_ranking_with=self.version)
+            if str(error) != self._unreadable:
+                log.error("the registry does not say who serves", error=str(error), still_ranking_with=self.version)
+            self._unreadable = str(error)
+            return None
+        self._unreadable = ""
+        ranker = self._ranker
+        if champion is None or champion == self._refused:
+            return None
+        if ranker is not None and (ranker.version, ranker.generation) == (champion.version, champion.generation):
+            return None
+        return champion
+
+    def _take_over(self, champion: Champion) -> None:
+        """Rank with this champion, complete before it is used; if it cannot be loaded, the ranker at hand goes on."""
+        try:
+            self._ranker = load(champion, self.table, self._policy, self._now())
+            log.info("ranking with a new champion", version=champion.version, generation=champion.generation)
+        except BadModel as error:
+            log.error("the champion cannot be used", error=str(error), still_ranking_with=self.version)
             self._refused = champion
-            return ranker
 
 
 def load(champion: Champion, table: ItemTable, policy: Policy, now: float) -> Ranker:
