@@ -11,6 +11,8 @@ from rich.table import Table
 from feed.ranking.types import LEARNED, POPULAR, RANDOM
 from producers.audience import Visit
 
+SPAN = 10.0  # seconds
+
 
 class Arm:
     """One arm's sums; `users` maps a user to [shown, clicks]."""
@@ -50,15 +52,18 @@ class Arm:
 
 
 class Figures:
-    """All arms."""
+    """All arms, as a whole and by `SPAN` seconds from the start."""
 
     def __init__(self) -> None:
         self.arms = {name: Arm() for name in (LEARNED, POPULAR, RANDOM)}
+        self._spans: dict[int, dict[str, Arm]] = {}
 
-    def add(self, visits: Iterable[Visit]) -> None:
-        """Count these requests."""
+    def add(self, visits: Iterable[Visit], seconds: float) -> None:
+        """Count these requests, made `seconds` from the start."""
+        span = self._spans.setdefault(int(seconds // SPAN), {name: Arm() for name in self.arms})
         for visit in visits:
-            self.arms.setdefault(visit.arm or "none", Arm()).add(visit)
+            for arms in (self.arms, span):
+                arms.setdefault(visit.arm or "none", Arm()).add(visit)
 
     def table(self, title: str) -> Table:
         """For a terminal."""
@@ -71,14 +76,16 @@ class Figures:
         return table
 
     def line(self) -> str:
-        """For a log: click-through and share of the best possible of each arm."""
+        """For a log: click-through of each arm as a whole, and share of the best possible in the newest span."""
+        newest = self._spans[max(self._spans)] if self._spans else self.arms
         return "; ".join(
-            f"{name} {_percent(arm.click_through)} ({arm.clicks:,}/{arm.shown:,}), {_percent(arm.share_of_best)} of best"
+            f"{name} {_percent(arm.click_through)} ({arm.clicks:,}/{arm.shown:,}), "
+            f"{_percent(newest.get(name, arm).share_of_best)} of best lately"
             for name, arm in self.arms.items()
         )
 
     def write(self, file: Path, acknowledged: int, seconds: float) -> None:
-        """Write the report: `arms` maps an arm to its users' [shown, clicks], `summary` holds the sums."""
+        """Write the report: `arms` maps an arm to its users' [shown, clicks], `timeline` each span's sums."""
         summary: dict[str, dict[str, Any]] = {
             name: {
                 "users": len(arm.users), "requests": arm.requests, "shown": arm.shown, "clicks": arm.clicks,
@@ -91,6 +98,10 @@ class Figures:
             "seconds": round(seconds, 3),
             "summary": summary,
             "arms": {name: arm.users for name, arm in self.arms.items()},
+            "timeline": [
+                {"from": span * SPAN, **{name: [arm.requests, arm.expected, arm.best] for name, arm in arms.items()}}
+                for span, arms in sorted(self._spans.items())
+            ],
         }
         file.write_text(json.dumps(report) + "\n")
 

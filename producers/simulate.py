@@ -60,7 +60,7 @@ def simulate(
         arrived = due
         visits = live.act(budget)
         budget -= sum(len(visit.events) for visit in visits)
-        figures.add(visits)
+        figures.add(visits, seconds)
         if not tick(figures, seconds):
             break
         time.sleep(max(0.0, TICK - (time.monotonic() - began - seconds)))
