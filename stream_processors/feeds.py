@@ -1,7 +1,8 @@
 """The feeds agent: whose features changed goes in, their feeds come out, within a second.
 
     feature-updates ─► the batch's users ─► states from Redis ─► ranker ─► feed:{user id} (one guarded script)
-    every half second: changed items and a new champion ─► the ranker
+    every half second: changed items ─► the ranker; ten times a second: a new champion ─► the ranker
+    a new champion ─► everybody of this worker's partitions, between the batches
 
 A feed is made from the state that is in Redis when it is read, which is the update's or a later one; the script refuses an
 older feed. So batches may be repeated, and a batch is acknowledged when its feeds are written.
@@ -10,7 +11,8 @@ older feed. So batches may be repeated, and a batch is acknowledged when its fee
 """
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import structlog
@@ -30,7 +32,9 @@ from stream_processors.transport import Batch
 log = structlog.get_logger()
 
 LOOK_SECONDS = 0.25  # how often to ask whether a refresh is due
+FOLLOW_SECONDS = 0.1  # how often to look who serves
 USERS_AT_ONCE = 1000  # read, ranked and written together
+USERS_BETWEEN = 50  # of those that are ranked between batches: a batch waits for one such chunk, some 50 ms
 
 
 class FeedsAgent:
@@ -38,13 +42,15 @@ class FeedsAgent:
 
     def __init__(self, live: Live, features: FeatureStore, feeds: FeedStore) -> None:
         self._live, self._features, self._feeds = live, features, feeds
+        self._turn = asyncio.Lock()  # of batches and of `Everybody`: who waits longest is next
 
     async def apply(self, batch: Batch) -> None:
         """Rank the batch's users, waiting for Redis and for a champion as long as it takes; then acknowledge it."""
         users = changed_users(batch.records)
 
         async def attempt() -> bool:
-            await asyncio.to_thread(self.rank, users)
+            async with self._turn:
+                await asyncio.to_thread(self.rank, users)
             batch.ack()
             return True
 
@@ -58,12 +64,82 @@ class FeedsAgent:
             written += self._feeds.write(self._live.rank([state for state in states if state is not None]))
         return written
 
+    async def rank_between(self, users: Sequence[str]) -> int:
+        """As `rank`, when no batch is being ranked."""
+        async with self._turn:
+            return await asyncio.to_thread(self.rank, users)
+
     async def refresh(self) -> None:
         """Bring in changed items and a new champion, so that both are there before the next batch is."""
         try:
             await asyncio.to_thread(self._live.refresh)
         except TRANSIENT as error:
             log.debug("not refreshed", error=repr(error))
+
+    async def follow(self) -> None:
+        """Bring in a new champion, if there is one."""
+        try:
+            await asyncio.to_thread(self._live.follow)
+        except TRANSIENT as error:
+            log.debug("not followed", error=repr(error))
+
+
+class Everybody:
+    """After each change of the champion: new feeds for everybody in the partitions that this worker owns.
+
+    Who was active last comes first. What is left to do is read from the feeds themselves (their generation), so a worker that
+    starts or is given a partition goes on where another one stopped, and a newer champion makes the older re-ranking void.
+    """
+
+    def __init__(self, agent: FeedsAgent, live: Live, features: FeatureStore, feeds: FeedStore, partitions: int) -> None:
+        self._agent, self._live, self._features, self._feeds, self._partitions = agent, live, features, feeds, partitions
+        self._done: dict[int, int] = {}  # partition -> the generation that everybody in it has been ranked with
+
+    async def catch_up(self, owned: Callable[[], Collection[int]]) -> int:
+        """Rank whom the champion at hand has not ranked yet; returns how many feeds were written, usually 0.
+
+        Returns early, to be called again, if the champion changes, a partition is lost or Redis is away.
+        """
+        generation = self._live.generation
+        self._done = {partition: done for partition, done in self._done.items() if partition in owned()}
+        partitions = {partition for partition in owned() if self._done.get(partition) != generation}
+        written = 0
+        if generation == 0 or not partitions:
+            return written
+        try:
+            users = await asyncio.to_thread(self.behind, partitions, generation)
+            for start in range(0, len(users), USERS_BETWEEN):
+                if self._live.generation != generation or not partitions <= set(owned()):
+                    return written
+                written += await self._agent.rank_between(users[start : start + USERS_BETWEEN])
+        except TRANSIENT as error:
+            log.debug("not everybody is ranked yet", error=repr(error))
+            return written
+        self._done.update(dict.fromkeys(partitions, generation))
+        if written:
+            log.info("everybody is ranked with the new champion", generation=generation, users=written)
+        return written
+
+    def behind(self, partitions: Collection[int], generation: int) -> list[str]:
+        """Users of these partitions whose feed is older than `generation` or missing, the one active last first."""
+        found: list[tuple[float, str]] = []
+        for users in self._chunks(partitions):
+            held = self._feeds.generations(users)
+            left = [user for user, its in zip(users, held, strict=True) if its < generation]
+            for user, state in zip(left, self._features.users(left), strict=True):
+                last = None if state is None else state["last"]
+                found.append((-math.inf if last is None else last, user))
+        return [user for _, user in sorted(found, reverse=True)]
+
+    def _chunks(self, partitions: Collection[int]) -> Iterator[list[str]]:
+        users: list[str] = []
+        for user in self._features.all_user_ids():
+            if wire.partition_of(user, self._partitions) in partitions:
+                users.append(user)
+                if len(users) == USERS_AT_ONCE:
+                    yield users
+                    users = []
+        yield users
 
 
 def changed_users(records: Sequence[Any]) -> list[str]:
@@ -84,12 +160,19 @@ def main() -> None:
     torch.set_num_threads(1)  # spinning threads would slow down everything else on the machine
     kafka.ensure_topics(configuration.kafka, configuration.partitions)
     client = connect(configuration.redis)
-    features = FeatureStore(client)
+    features, feeds = FeatureStore(client), FeedStore(client)
     live = Live(Registry(configuration.registry), Policy.of(configuration), features.refresh_items, features.now)
-    agent = FeedsAgent(live, features, FeedStore(client))
+    agent = FeedsAgent(live, features, feeds)
+    everybody = Everybody(agent, live, features, feeds, configuration.partitions)
     app = transport.make_app("feeds", configuration)
+
+    async def catch_up() -> None:
+        await everybody.catch_up(lambda: {tp.partition for tp in transport.assigned(app)})
+
     transport.consume(app, wire.FEATURE_UPDATES, agent.apply)
     transport.every(app, LOOK_SECONDS, agent.refresh)
+    transport.every(app, FOLLOW_SECONDS, agent.follow)
+    transport.every(app, LOOK_SECONDS, catch_up)
     transport.run(app)
 
 

@@ -20,8 +20,9 @@ from feed.io.redis import Change, FeatureStore, connect
 from feed.ranking.arms import Policy
 from feed.ranking.live import Live
 from feed.registry import Registry
-from feed.wire import FeatureUpdate
-from stream_processors.feeds import FeedsAgent, changed_users
+from feed.wire import FeatureUpdate, partition_of
+from stream_processors import feeds as module
+from stream_processors.feeds import Everybody, FeedsAgent, changed_users
 from tests.small import NOW, fill, item, position, promote, snapshot, world
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,98 @@ def test_without_a_champion_a_batch_waits_and_is_not_lost(agent, redis_url, tmp_
     assert FeedStore(connect(redis_url)).read("1").model_version == "v000001"
 
 
+@pytest.fixture
+def everybody(agent, redis_url):
+    """A world whose user u was active u minutes before user 0; partitions 0 to 3; whom the agent ranks, in order."""
+    state = world(users=40, items=60)
+    for user in state.users.values():
+        user["last"] = NOW - 60 * int(user["user_id"])
+    state.users["7"]["last"] = None
+    fill(redis_url, state)
+    ranked = []
+    rank = agent.rank
+    agent.rank = lambda users: ranked.extend(users) or rank(users)
+    return Everybody(agent, agent._live, agent._features, agent._feeds, 4), ranked
+
+
+OWNED = {0, 1, 2}
+
+
+def owned_users():
+    return [str(u) for u in range(40) if partition_of(str(u), 4) in OWNED]
+
+
+def test_a_new_champion_ranks_everybody_of_the_own_partitions_once_the_one_active_last_first(everybody, agent, tmp_path):
+    catcher, ranked = everybody
+    for generation in (1, 2):
+        promote(tmp_path, snapshot(world(users=10, items=60), seed=generation))
+        agent._live.refresh()
+        agent._live.follow()
+        ranked.clear()
+        written = asyncio.run(catcher.catch_up(lambda: OWNED))
+        expected = [u for u in owned_users() if u != "7"] + (["7"] if partition_of("7", 4) in OWNED else [])
+        assert ranked == expected
+        assert written == len(expected)
+        generations = agent._feeds.generations([str(u) for u in range(40)])
+        assert {str(u) for u, its in enumerate(generations) if its == generation} == set(expected)
+        assert asyncio.run(catcher.catch_up(lambda: OWNED)) == 0
+        assert ranked == expected
+
+
+def test_a_worker_that_takes_over_ranks_only_who_is_left(everybody, agent, tmp_path):
+    catcher, ranked = everybody
+    promote(tmp_path, snapshot(world(users=10, items=60)))
+    agent._live.refresh()
+    users = owned_users()
+    agent.rank(users[:10])
+    ranked.clear()
+    asyncio.run(catcher.catch_up(lambda: OWNED))
+    assert set(ranked) == set(users[10:])
+    ranked.clear()
+    asyncio.run(catcher.catch_up(lambda: {3}))  # the others were taken away, ranked and
+    asyncio.run(catcher.catch_up(lambda: OWNED | {3}))  # given back
+    assert set(ranked) == {str(u) for u in range(40)} - set(users)
+
+
+def test_a_newer_champion_makes_the_older_re_ranking_void(everybody, agent, tmp_path, monkeypatch):
+    catcher, ranked = everybody
+    monkeypatch.setattr(module, "USERS_BETWEEN", 5)
+    promote(tmp_path, snapshot(world(users=10, items=60)))
+    agent._live.refresh()
+    rank_between = agent.rank_between
+
+    async def promoted_meanwhile(users):
+        if len(ranked) == 5:
+            promote(tmp_path, snapshot(world(users=10, items=60), seed=1))
+            agent._live.follow()
+        return await rank_between(users)
+
+    agent.rank_between = promoted_meanwhile
+    asyncio.run(catcher.catch_up(lambda: OWNED))
+    assert len(ranked) == 10  # the chunk at hand is ranked, by the newer one; the rest waits for the next call
+    asyncio.run(catcher.catch_up(lambda: OWNED))
+    assert set(agent._feeds.generations(owned_users())) == {2}
+
+
+def test_batches_have_their_turn_between_chunks(everybody, agent, tmp_path, monkeypatch):
+    catcher, ranked = everybody
+    monkeypatch.setattr(module, "USERS_BETWEEN", 1)
+    promote(tmp_path, snapshot(world(users=10, items=60)))
+    agent._live.refresh()
+    batch = OneBatch(records(("0",)))
+
+    async def scenario():
+        task = asyncio.create_task(catcher.catch_up(lambda: OWNED))
+        while not ranked:
+            await asyncio.sleep(0)
+        await agent.apply(batch)
+        at = len(ranked)
+        await task
+        return at
+
+    assert asyncio.run(scenario()) <= 4 < len(ranked)
+
+
 @contextmanager
 def running_agent(servers, url, registry, folder):
     environment = {
@@ -142,12 +235,17 @@ def test_the_process_follows_updates_champions_and_new_items(redis_url, tmp_path
             assert feeds.read("5") is None
             promote(tmp_path / "registry", snapshot(state))
             until(lambda: reaches("5", 2))
+            until(lambda: feeds.generations(list(state.users)) == [1] * 10)  # who had no update, too
 
             promote(tmp_path / "registry", snapshot(state, seed=1))
             assert features.apply(Change(position(3), items={"777": item(777)}, newest=NOW), 2, "U", 0).done
             time.sleep(1.0)  # the promise: rankable within a second
-            act("6", 4)
-            until(lambda: reaches("6", 4))
-            feed = feeds.read("6")
+            act("1", 4)
+            until(lambda: reaches("1", 4))
+            feed = feeds.read("1")
             assert (feed.model_version, feed.generation) == ("v000002", 2)
             assert "777" in {place.item_id for place in feed.items}
+
+            Registry(tmp_path / "registry").roll_back()
+            until(lambda: feeds.generations(list(state.users)) == [3] * 10)
+            assert {feed.model_version for feed in feeds.read_many(list(state.users))} == {"v000001"}
