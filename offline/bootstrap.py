@@ -1,4 +1,4 @@
-"""Train a two-tower model on a log and register it; the first one of a registry becomes champion.
+"""Train a two-tower model on a log and register it; the first one of a registry becomes champion, later ones challenger.
 
     folder in the data format ─► events ─► pairs, in order of time ─┬─ first 80 %: features fitted, weights trained
                                                                     ├─ next 10 %: judge of each epoch (AUC), early stopping
@@ -90,7 +90,7 @@ def run(data: Path, registry: Path, *, epochs: int = EPOCHS, seed: int = 0, cont
     console.print(table(figures))
     console.print(
         f"Version {outcome.version}, epoch {trained.epoch}: "
-        + ("champion" if outcome.champion else "registered; another version serves"),
+        + ("champion" if outcome.champion else "challenger; another version serves"),
         highlight=False,
     )
     return outcome
@@ -154,6 +154,9 @@ def manifest(log: Log, slices: Slices, trained: Trained, seed: int, figures: Fig
     return {
         "created_by": "offline/bootstrap.py",
         "created_at": utc(time.time()).isoformat(),
+        "parent": None,
+        "learned_until": log.events[-1].at,  # of the last tenth it only took its figures; no trial is to use that again
+        "position": None,
         "data": {
             "users": len(log.users),
             "items": len(log.items),
@@ -186,11 +189,11 @@ def replaceable(registry: Registry) -> int:
 
 
 def register(registry: Registry, trained: Trained, space: FeatureSpace, about: dict[str, Any]) -> Outcome:
-    """Publish the version; make it champion if there is none that can serve."""
+    """Publish the version as a challenger; make it champion if there is none that can serve."""
     follows = replaceable(registry)
-    version = registry.publish(lambda folder: snapshot.save(folder, trained.model, space, about))
+    version = registry.publish(lambda folder: snapshot.save(folder, trained.model, space, about), challenger=True)
     try:
-        registry.promote(version, generation=follows)
+        registry.promote(version, generation=follows, evidence={"by": about["created_by"], "why": "nobody could serve"})
     except NotPromoted:
         return Outcome(version, False, about["figures"])
     return Outcome(version, True, about["figures"])

@@ -3,17 +3,21 @@
     Redis (or --data: a log folded in memory) ─► states, item table ─► Ranker ─┬─► feed:{user id} (as served: arms, exploration)
                                                                                └─► rankings.csv, figures (the model's ranking)
 
+If the champion changes meanwhile, it begins again with the new one. The feeds written until then are whole and of an older
+generation: the script lets them overwrite nobody's newer feed, and the new ones overwrite them.
+
 `python offline/rank.py`
 """
 
 import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TextIO
 
 import numpy as np
+import structlog
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -32,6 +36,8 @@ from feed.ranking.standard import Ranker
 from feed.registry import Registry
 from feed.settings import Settings
 from offline.report import execution_report
+
+log = structlog.get_logger()
 
 USERS_AT_ONCE = 1000  # read, ranked and written together
 HEADER = ("user_id", "item_id", "score", "rank")
@@ -56,18 +62,21 @@ def run(configuration: Settings, output: Path, data: Path | None = None) -> Qual
 
     `data`: a folder in the data format, read instead of Redis. Raises `NoChampion`, `BadModel`, `BadData`.
     """
-    champion = Registry(configuration.registry).champion()
-    if champion is None:
-        raise NoChampion(
-            f"no champion in {configuration.registry}: train one with `python offline/bootstrap.py`, or set FEED_REGISTRY "
-            "to the registry that has one"
-        )
-    audience = from_redis(configuration.redis) if data is None else from_files(data)
-    ranker = load(champion, audience.table, Policy.of(configuration), audience.now)
-    quality = rank_all(ranker, audience, output)
+    registry = Registry(configuration.registry)
+    quality = None
+    while quality is None:
+        champion = registry.champion()
+        if champion is None:
+            raise NoChampion(
+                f"no champion in {configuration.registry}: train one with `python offline/bootstrap.py`, or set FEED_REGISTRY "
+                "to the registry that has one"
+            )
+        audience = from_redis(configuration.redis) if data is None else from_files(data)
+        ranker = load(champion, audience.table, Policy.of(configuration), audience.now)
+        quality = rank_all(ranker, audience, output, registry.generation)
     console = Console()
     console.print(figures(quality))
-    console.print(f"Model {champion.version}; rankings in {output}\n", highlight=False, soft_wrap=True)
+    console.print(f"Model {ranker.version}; rankings in {output}\n", highlight=False, soft_wrap=True)
     console.print(execution_report(quality, utc(time.time())), end="", highlight=False, markup=False, soft_wrap=True)
     return quality
 
@@ -99,8 +108,11 @@ def natural(user_id: str) -> tuple[int, str]:
     return len(user_id), user_id
 
 
-def rank_all(ranker: Ranker, audience: Audience, output: Path) -> Quality:
-    """Rank and write; `output` appears when it is complete."""
+def rank_all(ranker: Ranker, audience: Audience, output: Path, serving: Callable[[], int]) -> Quality | None:
+    """Rank and write; `output` appears when it is complete.
+
+    None, and `output` is as it was, if meanwhile the `serving` generation is no more the ranker's.
+    """
     aside = output.with_name(f".{output.name}.writing")
     output.parent.mkdir(parents=True, exist_ok=True)
     rows, scores = [], []
@@ -118,6 +130,9 @@ def rank_all(ranker: Ranker, audience: Audience, output: Path) -> Quality:
             rows.append(ranking.rows)
             scores.append(ranking.scores)
             progress.advance(task, len(states))
+            if (now := serving()) != ranker.generation:
+                log.warning("the champion has changed: beginning again", ranked_with=ranker.generation, serving=now)
+                return None
     aside.replace(output)
     none = np.empty((0, 0))
     table = audience.table

@@ -38,15 +38,19 @@ def trained(tmp_path_factory):
     return data, registry, bootstrap.run(data, registry, epochs=6)
 
 
-def test_the_first_version_becomes_champion_and_later_ones_are_only_registered(trained):
+def test_the_first_version_becomes_champion_and_later_ones_challenger(trained):
     data, path, outcome = trained
     registry = Registry(path)
     assert outcome.champion
     assert registry.champion().version == outcome.version
+    assert registry.challenger() is None
     later = bootstrap.run(data, path, epochs=1)
     assert not later.champion
     assert registry.champion().version == outcome.version
-    assert later.version in registry.versions()
+    assert registry.challenger() == later.version
+    told = [(line["event"], line["version"]) for line in registry.ledger()]
+    assert told == [("published", outcome.version), ("promoted", outcome.version), ("published", later.version)]
+    assert registry.ledger()[1]["evidence"] == {"by": "offline/bootstrap.py", "why": "nobody could serve"}
 
 
 def test_the_model_finds_each_users_category_where_popularity_cannot(trained):
@@ -61,6 +65,8 @@ def test_the_served_weights_load_and_carry_their_figures(trained):
     loaded = snapshot.load(Registry(path).champion().path)
     assert loaded.manifest["figures"] == outcome.figures
     assert loaded.manifest["data"]["events"] == 2000
+    assert loaded.manifest["learned_until"] == START + 600 * 1999
+    assert (loaded.manifest["position"], loaded.manifest["parent"]) == (None, None)
     assert loaded.manifest["trained_on"]["until"] < loaded.manifest["measured_from"] < loaded.manifest["data"]["to"]
 
 

@@ -86,6 +86,35 @@ def test_a_newer_feed_stays(redis_url, configuration, tmp_path):
     assert store.read("7") == newer
 
 
+def test_a_champion_that_changes_meanwhile_ranks_everybody_and_no_mixture_is_left(
+    redis_url, configuration, tmp_path, monkeypatch
+):
+    fill(redis_url, world(USERS, ITEMS))
+    configuration = configuration.model_copy(update={"redis": redis_url})
+    monkeypatch.setattr(rank, "USERS_AT_ONCE", 10)
+    write, written = FeedStore.write, []
+
+    def promoting(store, feeds):
+        written.extend((feed.user_id, feed.generation) for feed in feeds)
+        if len(written) == 20:
+            promote(configuration.registry, snapshot(world(USERS, ITEMS), seed=1))
+        return write(store, feeds)
+
+    monkeypatch.setattr(FeedStore, "write", promoting)
+    rank.run(configuration, tmp_path / "rankings.csv")
+    users = [str(u) for u in range(USERS)]
+    assert written == [(u, 1) for u in users[:20]] + [(u, 2) for u in users]
+    feeds = FeedStore(connect(redis_url)).read_many(users)
+    assert {(feed.generation, feed.model_version) for feed in feeds} == {(2, "v000002")}
+    ranked = {}
+    for line in read(tmp_path / "rankings.csv"):
+        ranked.setdefault(line["user_id"], []).append(line["item_id"])
+    assert list(ranked) == users
+    for feed in feeds:
+        if feed.arm == "learned":
+            assert [i.item_id for i in feed.items if i.source == "model"] == ranked[feed.user_id][:18]
+
+
 def test_a_log_in_files_is_ranked_without_redis(configuration, tmp_path):
     state = world(USERS, ITEMS)
     events = [click(u, (u + k) % ITEMS) for u in range(USERS) for k in range(3)]
