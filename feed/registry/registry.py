@@ -1,28 +1,8 @@
-"""Trained versions on disk, which of them serves, and what was decided about them.
-
-    versions/v000001/       one version, complete or absent: written aside, synced, renamed
-    roles/champion.json     who serves, since which generation, who served before and why it changed
-    roles/challenger.json   the newest version that was published to be tried
-    roles/previous.json     who served before the champion; written last, so it also says which change is complete
-    ledger.jsonl            one line an event, for people and for `show`
-
-Each role file is replaced whole and read without a lock; writers hold one file lock. `champion.json` is the truth: it *is* the
-ledger's line of the change and names who served before. So a change has happened exactly when that file is renamed; whatever
-a writer had still to do when it died (take the seat from the challenger, the ledger's line, `previous.json`), the next writer
-does first. In the same way a version exists when its folder is renamed, and a file in it says whether it takes the
-challenger's seat. The generation grows at every change of the champion, a roll-back included, so that a feed made by an
-earlier champion can be told from a later one's.
-
-After a roll-back there is no previous version until the next promotion: else two versions that each do worse than the other
-on some day would take turns, by themselves, for ever.
-"""
+"""Versions, roles and the rules by which they change; `feed.registry` says what is on disk and what is promised."""
 
 import fcntl
 import json
-import os
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,9 +11,10 @@ from typing import Any
 
 from feed.errors import BadModel, NotPromoted
 from feed.events import utc
+from feed.registry.disk import folder_aside, remove, remove_abandoned, replace_json, sync
+from feed.registry.ledger import Ledger
 
 NEWEST = 20  # versions that are kept whatever their role: five minutes of a learner that publishes every 15 seconds
-ASIDE = ".writing-"  # folders that are being written or removed
 TO_BE_TRIED = ".challenger"  # in a version's folder: it was published as a challenger
 PUBLISHED, PROMOTED, ROLLED_BACK, TRIAL = "published", "promoted", "rolled back", "trial"
 
@@ -56,11 +37,11 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._versions, self._roles, self._ledger = path / "versions", path / "roles", path / "ledger.jsonl"
+        self._versions, self._roles, self._ledger = path / "versions", path / "roles", Ledger(path / "ledger.jsonl")
 
     def versions(self) -> list[str]:
         """The complete versions, oldest first."""
-        return sorted((p.name for p in self._versions.glob("v*")), key=lambda name: (len(name), name))
+        return sorted((p.name for p in self._versions.glob("v*") if p.name[1:].isdigit()), key=_number)
 
     def folder(self, version: str) -> Path:
         """Where this version is. Raises `BadModel` if it is not there (any more)."""
@@ -84,7 +65,7 @@ class Registry:
     def challenger(self) -> str | None:
         """The newest version that was published as a challenger, as long as it has not become champion. Raises `BadModel`."""
         seat, role = self._read("challenger"), self._champion()
-        return None if seat is None or (role and role["version"] == seat["version"]) else seat["version"]
+        return None if seat is None or (role and role["version"] == seat["version"]) else seat.get("version")
 
     def previous(self) -> str | None:
         """Who served before the champion; None after a roll-back, and if nobody did. Raises `BadModel`."""
@@ -96,17 +77,17 @@ class Registry:
 
         `challenger`: it takes the challenger's seat. Versions that need not be kept are removed.
         """
-        with self._aside() as aside:
+        with folder_aside(self._versions, self._writing) as aside:
             write(aside)
             if challenger:
                 (aside / TO_BE_TRIED).touch()
-            for file in aside.iterdir():
-                _sync(file)
-            _sync(aside)
+            for file in aside.rglob("*"):
+                sync(file)
+            sync(aside)
             with self._writing():
                 version = f"v{self._last_number() + 1:06d}"
                 aside.rename(self._versions / version)
-                _sync(self._versions)
+                sync(self._versions)
                 self._complete_publication(version)
                 self._prune()
         return version
@@ -141,15 +122,11 @@ class Registry:
     def note(self, event: str, **fields: Any) -> None:
         """Add a line to the ledger: `trial` (with champion and challenger, which are then kept), `refused`, `gave up`."""
         with self._writing():
-            self._note({"event": event, "at": _now(), **fields})
+            self._ledger.add(event, {"at": _now(), **fields})
 
     def ledger(self) -> list[dict[str, Any]]:
         """What happened, oldest first; a line that was being written at a crash is left out. Raises `BadModel`."""
-        text = self._ledger.read_text() if self._ledger.exists() else ""
-        try:
-            return [json.loads(line) for line in text.split("\n")[:-1]]
-        except ValueError as error:
-            raise BadModel(f"{self._ledger} has a line that is not JSON ({error}): remove it") from error
+        return self._ledger.entries()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -159,20 +136,6 @@ class Registry:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it does
             self._mend()
             yield
-
-    @contextmanager
-    def _aside(self) -> Iterator[Path]:
-        """An empty folder beside the versions, locked while its writer lives; the registry's lock is not held meanwhile."""
-        aside = self._versions / f"{ASIDE}{uuid.uuid4().hex}"
-        with self._writing():
-            aside.mkdir()
-            mine = os.open(aside, os.O_RDONLY)
-            fcntl.flock(mine, fcntl.LOCK_EX)
-        try:
-            yield aside
-        finally:
-            os.close(mine)
-            shutil.rmtree(aside, ignore_errors=True)  # still there only if it did not become a version
 
     def _expect(self, generation: int | None, version: str) -> dict[str, Any] | None:
         role = self._champion()
@@ -193,19 +156,15 @@ class Registry:
             **about,
             "evidence": dict(evidence or {}),
         }
-        self._replace("champion", role)
+        replace_json(self._roles / "champion.json", role)
         self._complete_change(role)
         return Champion(version, role["generation"], self._versions / version)
 
     def _mend(self) -> None:
         """Do what a writer that died had still to do, and remove what it left."""
-        for aside in self._versions.glob(f"{ASIDE}*"):
-            if _abandoned(aside):
-                shutil.rmtree(aside, ignore_errors=True)
-        whole = self._ledger.read_bytes() if self._ledger.exists() else b""
-        if whole and not whole.endswith(b"\n"):
-            os.truncate(self._ledger, whole.rfind(b"\n") + 1)
-        newest = self._newest(PUBLISHED)
+        remove_abandoned(self._versions)
+        self._ledger.mend()
+        newest = self._ledger.newest(PUBLISHED)
         for version in self.versions():
             if newest is None or _number(version) > _number(newest["version"]):
                 self._complete_publication(version)
@@ -216,41 +175,41 @@ class Registry:
     def _complete_publication(self, version: str) -> None:
         to_be_tried = (self._versions / version / TO_BE_TRIED).exists()
         if to_be_tried:
-            self._replace("challenger", {"version": version, "at": _now()})
-        self._note({"event": PUBLISHED, "version": version, "at": _now(), "challenger": to_be_tried})
+            replace_json(self._roles / "challenger.json", {"version": version, "at": _now()})
+        self._ledger.add(PUBLISHED, {"version": version, "at": _now(), "challenger": to_be_tried})
 
     def _complete_change(self, role: Mapping[str, Any]) -> None:
         seat = self._read("challenger")
-        if seat and seat["version"] == role["version"]:
+        if seat and seat.get("version") == role["version"]:
             (self._roles / "challenger.json").unlink()
-            _sync(self._roles)
-        told = [line["generation"] for line in map(self._newest, (PROMOTED, ROLLED_BACK)) if line]
+            sync(self._roles)
+        told = [line["generation"] for line in map(self._ledger.newest, (PROMOTED, ROLLED_BACK)) if line]
         if role["generation"] not in told:
-            self._note(role)
-        self._replace("previous", {"version": role["previous"], "generation": role["generation"]})
+            self._ledger.add(role["event"], role)
+        replace_json(self._roles / "previous.json", {"version": role["previous"], "generation": role["generation"]})
 
     def _prune(self) -> None:
-        role, seat, trial = self._champion() or {}, self._read("challenger") or {}, self._newest(TRIAL) or {}
+        role, seat, trial = self._champion() or {}, self._read("challenger") or {}, self._ledger.newest(TRIAL) or {}
         kept = {
             role.get("version"), role.get("previous"), seat.get("version"), trial.get("champion"), trial.get("challenger"),
             *self.versions()[-NEWEST:],
         }  # fmt: skip
         for version in self.versions():
             if version not in kept:
-                aside = self._versions / f"{ASIDE}{uuid.uuid4().hex}"
-                (self._versions / version).rename(aside)  # a version is complete or absent
-                shutil.rmtree(aside)
+                remove(self._versions / version)
 
     def _last_number(self) -> int:
         """The number of the last version ever, even if its folder was removed by hand."""
-        told = self._newest(PUBLISHED)
+        told = self._ledger.newest(PUBLISHED)
         return max((_number(v) for v in (*self.versions()[-1:], *([told["version"]] if told else []))), default=0)
 
     def _champion(self) -> dict[str, Any] | None:
         role = self._read("champion")
-        if role is not None and not isinstance(role.get("generation"), int):
+        if role is None:
+            return None
+        if not isinstance(role.get("version"), str) or not isinstance(role.get("generation"), int):
             raise self._no_role("champion")
-        return None if role is None else {"event": PROMOTED, "previous": None, **role}
+        return {"event": PROMOTED, "previous": None, **role}
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
@@ -259,60 +218,18 @@ class Registry:
             return None
         except ValueError:
             role = None
-        if not isinstance(role, dict) or not isinstance(role.get("version"), str | (type(None) if name == "previous" else str)):
+        if not isinstance(role, dict) or not isinstance(role.get("version"), str | None):
             raise self._no_role(name)
         return role
 
     def _no_role(self, name: str) -> BadModel:
-        remedy = f"write the last line of kind `promoted` or `rolled back` of {self._ledger} into it"
+        remedy = f"write the last line of kind `promoted` or `rolled back` of {self._path / 'ledger.jsonl'} into it"
         return BadModel(f"{self._roles / name}.json is not a role; {remedy if name == 'champion' else 'remove it'}")
-
-    def _replace(self, name: str, role: Mapping[str, Any]) -> None:
-        aside = self._roles / f"{name}.writing"
-        aside.write_text(json.dumps(role, allow_nan=False) + "\n")
-        _sync(aside)
-        aside.rename(self._roles / f"{name}.json")
-        _sync(self._roles)
-
-    def _note(self, entry: Mapping[str, Any]) -> None:
-        with self._ledger.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _newest(self, event: str) -> dict[str, Any] | None:
-        """The ledger's newest line of this event, found without reading the others."""
-        text = b"\n" + (self._ledger.read_bytes() if self._ledger.exists() else b"")
-        start = text.rfind(b'\n{"event": ' + json.dumps(event).encode())
-        return None if start < 0 else dict(json.loads(text[start : text.index(b"\n", start + 1)]))
 
 
 def _number(version: str) -> int:
     return int(version[1:])
 
 
-def _abandoned(aside: Path) -> bool:
-    """Whether nobody is writing this folder."""
-    try:
-        descriptor = os.open(aside, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-
-
 def _now() -> str:
     return utc(time.time()).isoformat()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
