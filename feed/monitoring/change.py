@@ -24,13 +24,20 @@ SHORTEST = 50  # values on either side of it
 
 @dataclass(frozen=True)
 class Change:
-    """Means before and after it, its time (seconds since 1970), values since then, and its size in standard deviations."""
+    """Means before and after it; times of the oldest value looked at and of the change (seconds since 1970); how many values
+    since then; the standard deviation of one value."""
 
     before: float
     after: float
+    began: float
     since: float
     values: int
-    size: float
+    deviation: float
+
+    @property
+    def size(self) -> float:
+        """In standard deviations."""
+        return abs(self.after - self.before) / self.deviation
 
 
 class Detector:
@@ -84,8 +91,9 @@ class Detector:
         k = np.arange(min(SHORTEST, n // 2), n - min(SHORTEST, n // 2) + 1)
         before, after = sums[k - 1] / k, (sums[-1] - sums[k - 1]) / np.maximum(n - k, 1)
         best = int(np.argmax(np.abs(before - after) * np.sqrt(k * (n - k))))
-        size = abs(after[best] - before[best]) / (values.std() or 1.0)
-        return Change(float(before[best]), float(after[best]), self._times[int(k[best])], int(n - k[best]), float(size))
+        split = int(k[best])
+        deviation = float(values.std()) or 1.0
+        return Change(float(before[best]), float(after[best]), self._times[0], self._times[split], n - split, deviation)
 
     def _forget(self, kept: int) -> None:
         """The time before the change is over: River's ADWIN empties itself, and is given what followed."""

@@ -1,7 +1,7 @@
 """Has the world changed? Watches the examples of the learned arm; only what gets worse is told, once a cause.
 
     example ─► figures (error, clicks, engagement, dwell; features) ─► a detector each, for everybody and for each segment
-                     └ levelled by the popular arm: the rhythm of the day, satiation, a holiday are no drift
+                                    what the popular arm shows as well (rhythm of the day, satiation, holiday) is deducted ┘
 
 False alarms. ADWIN looks every `CLOCK` values and, while nothing changes, cuts with probability at most delta a look. Over
 `UNIT` learned requests (a simulated day at 400 events/s) a figure of everybody has UNIT / CLOCK looks, those of the segments
@@ -22,10 +22,9 @@ from feed.features.user import NUMERIC
 from feed.monitoring import figures
 from feed.monitoring.alerts import EVERYBODY, Alert
 from feed.monitoring.change import CLOCK, Change, Detector
-from feed.monitoring.figures import FEATURES, Calibration, Mood, chosen, looked_at
+from feed.monitoring.figures import FEATURES, LOOKS, Calibration, Meanwhile, Popular, chosen, looked_at
 from feed.ranking.types import LEARNED, POPULAR
 
-OUTCOMES = ("clicks", "engagement", "dwell")
 WORSE = {"error": 1, "clicks": -1, "engagement": -1, "dwell": -1, "features": 0}
 BUDGET, UNIT = 0.05, 10_000  # expected false alarms per so many learned requests, at most
 SHARE = {"everybody": 0.4, "segments": 0.4, "features": 0.2}  # of the budget
@@ -57,6 +56,7 @@ class Fired:
     figure: str | None
     segment: str
     change: Change
+    meanwhile: Meanwhile | None
     n: int
 
     @property
@@ -73,7 +73,7 @@ class DriftMonitor:
         self._last: dict[int, int] = {}  # by source: the newest sequence
         self._detectors: dict[tuple[str, str | None, str], Detector] = {}
         self._segments: set[str] = set()
-        self._moods = {name: Mood() for name in (*OUTCOMES, "looks")}
+        self._popular = Popular()
         self._calibration = Calibration()
         self._version: str | None = None
         self._others: Counter[str | None] = Counter()
@@ -87,7 +87,7 @@ class DriftMonitor:
             return []
         self._last[example.source] = example.sequence
         if example.arm == POPULAR:
-            self._see_popular(example)
+            self._popular.add(example)
         if example.arm != LEARNED or example.organic:
             return []
         self._n += 1
@@ -95,12 +95,6 @@ class DriftMonitor:
         self._held += self._fired(example)
         alert = self._decide(example)
         return [] if alert is None else [alert]
-
-    def _see_popular(self, example: Example) -> None:
-        for name, value in figures.outcomes(example.rows).items():
-            self._moods[name].add(value, example.at)
-        if looked := [row for row in example.rows if looked_at(row)]:
-            self._moods["looks"].add(sum(row.clicked for row in looked) / len(looked), example.at)
 
     def _follow_version(self, version: str | None) -> None:
         """A promotion or roll-back: feeds of the version before are still looked at for a while, so the majority decides."""
@@ -123,10 +117,20 @@ class DriftMonitor:
         for segment, rows in self._parts(example):
             for kind, figure, value in self._values(example, segment, rows, inputs):
                 change = self._detector(kind, figure, segment).update(value, example.at)
-                if change is not None:
-                    yield Fired(kind, figure, segment, change, self._n)
+                meanwhile = None if change is None or kind == "features" else self._meanwhile(kind, change)
+                if change is not None and (meanwhile is None or self._stands(kind, change, meanwhile)):
+                    yield Fired(kind, figure, segment, change, meanwhile, self._n)
         if example.model_version == self._version:
             self._calibration.learn([row for row in chosen(example.rows) if looked_at(row)])
+
+    def _meanwhile(self, kind: str, change: Change) -> Meanwhile | None:
+        return self._popular.meanwhile(LOOKS if kind == "error" else kind, change.began, change.since)
+
+    def _stands(self, kind: str, change: Change, meanwhile: Meanwhile) -> bool:
+        """Whether enough of the change is left when the part is taken off that the popular arm shows as well."""
+        promised = -self._calibration.mean if kind == "error" else change.before
+        left = change.after - change.before - promised * (meanwhile.level - 1.0)
+        return left * WORSE[kind] >= LEAST[kind] * change.deviation
 
     def _parts(self, example: Example) -> Iterator[tuple[str, Sequence[Row]]]:
         """Everybody and the segments of this request, each with those of its rows that the model chose."""
@@ -150,10 +154,10 @@ class DriftMonitor:
         self, example: Example, segment: str, rows: Sequence[Row], inputs: Mapping[str, float]
     ) -> Iterator[tuple[str, str | None, float]]:
         for name, value in figures.outcomes(rows).items():
-            yield name, None, value / self._moods[name].level
+            yield name, None, value
         looked = [row for row in rows if looked_at(row)]
         if looked and example.model_version == self._version:
-            residual = self._calibration.residual(looked, self._moods["looks"].level)
+            residual = self._calibration.residual(looked)
             if residual is not None:
                 yield "error", None, residual
         if not segment.startswith("category="):
@@ -196,9 +200,9 @@ class DriftMonitor:
     def _alert(self, example: Example, first: Fired) -> Alert:
         also = tuple(dict.fromkeys(fired.label for fired in self._held if fired.label != first.label))
         self.told(first.kind)
-        change = first.change
+        change, popular = first.change, first.meanwhile
         return Alert(
-            alert_id=f"{first.kind}:{first.segment}:{example.source}:{example.sequence}",
+            alert_id=f"{first.figure or first.kind}:{first.segment}:{example.source}:{example.sequence}",
             kind=first.kind,
             figure=first.figure,
             segment=first.segment,
@@ -211,5 +215,7 @@ class DriftMonitor:
             sequence=example.sequence,
             model_version=example.model_version,
             also=also,
+            popular_before=None if popular is None else popular.before,
+            popular_after=None if popular is None else popular.after,
             retrain=first.kind != "features",
         )

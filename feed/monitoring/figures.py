@@ -1,11 +1,13 @@
-"""What is watched of one request: figures of its outcome, how the popular arm fares meanwhile, what the scores promise.
+"""What is watched of one request: figures of its outcome, what the scores promise, how the popular arm fares meanwhile.
 
 A figure is one number a request; for a category, over that category's rows only. Outcomes are of the rows that the model put
 there (source `model`): what was drawn by chance says nothing about the model's choice.
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,11 +17,11 @@ from feed.features.user import NUMERIC as USER_NUMERIC
 from feed.ranking.types import MODEL
 
 TALK = ("like", "share", "comment")
-MOOD = 0.1  # prior standard deviation of the audience's mood, relative: how much all click-through moves for reasons of its own
-HALF_LIFE = 86_400.0  # of the popular arm's recent past, seconds of event time
-LONG = 14 * HALF_LIFE
+OUTCOMES, LOOKS = ("clicks", "engagement", "dwell"), "looks"
+MOOD = 0.15  # how much all click-through moves for reasons of its own (hour, holiday): relative standard deviation, a prior
+KEPT, FEWEST = 4000, 10  # requests of the popular arm
 CALIBRATION = 500  # requests of a new version from which its scores are calibrated
-CLUSTER = 2.0  # a few users leave most of the popular arm's requests: its variance is larger than that of independent ones
+CLUSTER = 2.0  # a few users make up the popular arm: the variance of a mean is larger than of independent requests
 
 
 def outcomes(rows: Sequence[Row]) -> dict[str, float]:
@@ -58,37 +60,50 @@ def chosen(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.source == MODEL]
 
 
-class Mood:
-    """How one figure of the popular arm stands now, relative to its own long run: 1 = as ever.
-
-    With r the mean over the recent past of n requests (weights halve in a day), m and v the long-run mean and variance:
-
-        level = 1 + w (r / m - 1),    w = MOOD^2 / (MOOD^2 + CLUSTER v / (n m^2))
-
-    the posterior mean of a normal prior around 1: a small popular arm, whose rate is mostly noise, moves the level little.
-    """
+class Popular:
+    """The popular arm's own values of each figure, newest `KEPT` requests: what moves all of them shows there."""
 
     def __init__(self) -> None:
-        self._at = 0.0
-        self._recent = np.zeros(2)  # sums of 1, x
-        self._long = np.zeros(3)  # sums of 1, x, x^2
+        self._times: deque[float] = deque(maxlen=KEPT)
+        self._values: dict[str, deque[float]] = {name: deque(maxlen=KEPT) for name in (*OUTCOMES, LOOKS)}
 
-    def add(self, value: float, at: float) -> None:
-        """One request of the popular arm at `at` (seconds since 1970)."""
-        passed, self._at = max(at - self._at, 0.0), max(at, self._at)
-        self._recent = self._recent * 2.0 ** (-passed / HALF_LIFE) + (1.0, value)
-        self._long = self._long * 2.0 ** (-passed / LONG) + (1.0, value, value * value)
+    def add(self, example: Example) -> None:
+        """One request of the popular arm."""
+        looked = [row for row in example.rows if looked_at(row)]
+        self._times.append(example.at)
+        self._values[LOOKS].append(sum(row.clicked for row in looked) / max(len(looked), 1))
+        for name, value in outcomes(example.rows).items():
+            self._values[name].append(value)
+
+    def meanwhile(self, figure: str, began: float, since: float) -> "Meanwhile | None":
+        """Its means from `began` to `since` and after; None if either is not known."""
+        times, values = np.array(self._times), np.array(self._values[figure])
+        before, after = values[(times >= began) & (times < since)], values[times >= since]
+        if len(before) < FEWEST or len(after) < FEWEST or before.mean() <= 0.0:
+            return None
+        noise = CLUSTER * values.var() / before.mean() ** 2 * (1 / len(before) + 1 / len(after))
+        return Meanwhile(float(before.mean()), float(after.mean()), MOOD**2 / (MOOD**2 + float(noise)))
+
+
+@dataclass(frozen=True)
+class Meanwhile:
+    """The popular arm's means before and after a change elsewhere, and how much weight its own change has.
+
+    With r = after / before, of relative variance s^2, and a normal prior of deviation MOOD around "no change":
+
+        level = 1 + w (r - 1),    w = MOOD^2 / (MOOD^2 + s^2)
+
+    A small popular arm, whose change is mostly noise, excuses little.
+    """
+
+    before: float
+    after: float
+    weight: float
 
     @property
     def level(self) -> float:
-        """See above; 1 as long as nothing is known."""
-        n, total, squares = self._long.tolist()
-        mean = total / n if n else 0.0
-        if mean <= 0.0:
-            return 1.0
-        noise = CLUSTER * max(squares / n - mean * mean, 0.0) / (self._recent[0] * mean * mean)
-        weight = MOOD**2 / (MOOD**2 + noise)
-        return float(1.0 + weight * (self._recent[1] / self._recent[0] / mean - 1.0))
+        """What the change of everybody's mood is, as a factor."""
+        return 1.0 + self.weight * (self.after / self.before - 1.0)
 
 
 class Calibration:
@@ -102,14 +117,15 @@ class Calibration:
         self._logits: list[float] = []
         self._clicked: list[bool] = []
         self._requests = 0
+        self.mean = 0.0  # clicks a look, of the requests it was fitted on
         self._fitted: tuple[float, float] | None = None
 
-    def residual(self, rows: Sequence[Row], level: float) -> float | None:
-        """Mean over `rows` (looked at, scored) of promised - clicked, the promise times `level`; None until it is fitted."""
+    def residual(self, rows: Sequence[Row]) -> float | None:
+        """Mean over `rows` (looked at, scored) of promised - clicked; None until it is fitted."""
         if self._fitted is None:
             return None
         a, b = self._fitted
-        promised = sum(1 / (1 + math.exp(-(a * _logit(row) + b))) for row in rows) * level
+        promised = sum(1 / (1 + math.exp(-(a * _logit(row) + b))) for row in rows)
         return (promised - sum(row.clicked for row in rows)) / len(rows)
 
     def learn(self, rows: Sequence[Row]) -> None:
@@ -119,6 +135,7 @@ class Calibration:
             self._clicked += [row.clicked for row in rows]
             self._requests += 1
             if self._requests >= CALIBRATION:
+                self.mean = sum(self._clicked) / max(len(self._clicked), 1)
                 self._fitted = _platt(np.array(self._logits), np.array(self._clicked))
                 self._logits, self._clicked = [], []
 
