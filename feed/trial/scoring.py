@@ -1,0 +1,56 @@
+"""One version's scores of examples: of their own rows, and of the whole catalogue as the log last showed it."""
+
+from collections.abc import Sequence
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from feed.examples import Example
+from feed.features.frozen import ItemFeatures
+from feed.models.snapshot import Snapshot
+from feed.models.two_tower import VECTOR
+from feed.trial.catalogue import LastSeen
+
+
+class Scorer:
+    """Scores as the version would; one forward pass a call. `seconds`: time spent in `logits` so far."""
+
+    def __init__(self, trained: Snapshot) -> None:
+        self._trained = trained
+        self._vectors = np.zeros((0, VECTOR), np.float32)
+        self._updates = 0
+        self.seconds = 0.0
+
+    def logits(self, examples: Sequence[Example], items: Sequence[ItemFeatures], owner: np.ndarray) -> np.ndarray:
+        """float64 (n,): the logit of each of n items for the user of example `owner[i]`."""
+        began = perf_counter()
+        if not items:
+            return np.zeros(0)
+        vectors, users = self._embed(items), self.users(examples)
+        logits = np.einsum("nd,nd->n", users[owner], vectors, dtype=np.float64)
+        self.seconds += perf_counter() - began
+        return logits
+
+    def users(self, examples: Sequence[Example]) -> np.ndarray:
+        """float32 (n, 64): the examples' users."""
+        with torch.no_grad():
+            inputs = self._trained.space.frozen_users([example.user for example in examples])
+            return np.asarray(self._trained.model.user_vectors(inputs).numpy())
+
+    def catalogue(self, examples: Sequence[Example], catalogue: LastSeen) -> np.ndarray:
+        """float64 (n, slots): the logit of every slot's item for each example's user; meaningless in empty slots."""
+        changed = catalogue.changed_since(self._updates)
+        if len(self._vectors) < len(catalogue.items):
+            grown = np.zeros((2 * len(catalogue.items), VECTOR), np.float32)
+            grown[: len(self._vectors)] = self._vectors
+            self._vectors = grown
+        if len(changed):
+            self._vectors[changed] = self._embed([item for slot in changed if (item := catalogue.items[slot])])
+        self._updates = catalogue.updates
+        vectors = self._vectors[: len(catalogue.items)].astype(np.float64)
+        return np.asarray(self.users(examples).astype(np.float64) @ vectors.T)
+
+    def _embed(self, items: Sequence[ItemFeatures]) -> np.ndarray:
+        with torch.no_grad():
+            return np.asarray(self._trained.model.item_vectors(self._trained.space.frozen_items(items)).numpy())
