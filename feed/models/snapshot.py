@@ -2,7 +2,9 @@
 
     weights.safetensors   the model's parameters
     features.json         the feature space they were trained on
-    manifest.json         what it is: fingerprint, sha256 of the other two, and what the trainer says (span, figures, ...)
+    manifest.json         what it is: fingerprint, sha256 of every other file, and what the trainer says (span, figures, ...)
+
+A trainer that goes on from a version puts what it needs for that beside these (see `feed.learning.state`).
 
 Nothing is unpickled. The folder becomes visible by a rename (see `feed.registry`), so a complete manifest means all is there.
 """
@@ -37,9 +39,14 @@ class Snapshot:
     manifest: Mapping[str, Any]
 
 
-def save(path: Path, model: TwoTower, space: FeatureSpace, manifest: Mapping[str, Any]) -> None:
-    """Write the folder `path`, which must exist; `manifest` is JSON and gains `fingerprint` and `sha256`."""
-    contents = {WEIGHTS: save_tensors(model.state_dict()), FEATURES: space.to_json()}
+def save(
+    path: Path, model: TwoTower, space: FeatureSpace, manifest: Mapping[str, Any], extra: Mapping[str, bytes] | None = None
+) -> None:
+    """Write the folder `path`, which must exist; `manifest` is JSON and gains `fingerprint` and `sha256`.
+
+    `extra`: further files by name, for `read_checked`.
+    """
+    contents = {WEIGHTS: save_tensors(model.state_dict()), FEATURES: space.to_json(), **(extra or {})}
     for name, content in contents.items():
         (path / name).write_bytes(content)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -50,7 +57,7 @@ def save(path: Path, model: TwoTower, space: FeatureSpace, manifest: Mapping[str
 def load(path: Path) -> Snapshot:
     """The version in folder `path`. Raises `BadModel` naming the file that is missing, corrupt or unfit, and a remedy."""
     manifest = read_manifest(path)
-    contents = {name: _checked(path / name, manifest) for name in (WEIGHTS, FEATURES)}
+    contents = {name: read_checked(path / name, manifest) for name in (WEIGHTS, FEATURES)}
     space = FeatureSpace.from_json(contents[FEATURES])
     if space.fingerprint != manifest.get("fingerprint"):
         raise BadModel(
@@ -77,7 +84,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _checked(file: Path, manifest: Mapping[str, Any]) -> bytes:
+def read_checked(file: Path, manifest: Mapping[str, Any]) -> bytes:
+    """The content of one of a version's files. Raises `BadModel` if it is missing or is not what was saved."""
     content = _read(file)
     if hashlib.sha256(content).hexdigest() != manifest.get("sha256", {}).get(file.name):
         raise BadModel(f"{file} is corrupt: its sha256 is not the one in {MANIFEST}; {REMEDY}")

@@ -1,0 +1,216 @@
+"""The learner: takes the log's records in order and steps whenever `STEP` new examples are together.
+
+    record ─► a copy? drop ─► older than what the weights know? memory only ─► pending ─► STEP of them: a step, beside replay
+
+Between any two records its whole state can be saved (`feed.learning.state`) and gone on from, bit for bit: chance is drawn from
+(seed, number of the step), not from a generator that runs on. Bits are the same on one machine with one thread.
+
+What is published is a moving average of the weights, w' += AVERAGING (w - w') after each step: the noise of single steps is not
+what is to be tried. Reference: Polyak and Juditsky 1992, SIAM J. Control and Optimization 30(4).
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from msgspec import Struct, field
+from torch import Tensor
+
+from feed.examples import Example, RaiseRate, Record, Restart
+from feed.features import FeatureSpace
+from feed.learning.guard import Guard
+from feed.learning.loss import join, loss, prepare
+from feed.learning.memory import Catalogue, Reservoir
+from feed.learning.optimiser import RowAdam
+from feed.models.snapshot import Snapshot
+from feed.models.two_tower import TwoTower
+
+STEP = 64  # new examples a step, and as many replayed
+SAMPLED = 64  # items drawn a step
+RATE = 1e-3
+WARM_UP = 50  # steps until the rate is whole: a fresh Adam moves every weight by its rate, whatever the gradient
+AVERAGING = 0.05
+LARGEST_FACTOR = 10.0  # of a raised rate
+CURVE = 0.02  # weight of the newest step in the running loss
+
+Loader = Callable[[str], Snapshot]
+
+
+class Progress(Struct, kw_only=True):
+    """Where the learner is: everything but weights, moments and memory.
+
+    `position`: the next offset; `parent`: the version it began from, which knew everything until `known_until` (event time);
+    `learned_until`: the newest event time learned from; `steps` tried and `examples` learned from since the beginning; `since`:
+    steps taken since `parent`; `sequences`: the last one of each source; `raised`: the rate's factor for the next `raised_for`
+    examples; `running_loss`: of new examples before they were learned from.
+    """
+
+    seed: int
+    parent: str
+    position: int = 0
+    known_until: float | None = None
+    learned_until: float | None = None
+    steps: int = 0
+    examples: int = 0
+    since: int = 0
+    sequences: dict[int, int] = field(default_factory=dict)
+    raised: float = 1.0
+    raised_for: int = 0
+    running_loss: float | None = None
+    guard: Guard = field(default_factory=Guard.new)
+
+
+class Step(NamedTuple):
+    """What came of one step: the loss of its new examples before it, the loss and gradient norm it had, why it was refused."""
+
+    fresh_loss: float
+    loss: float
+    norm: float
+    refused: str | None
+
+
+class Weights:
+    """A model that is trained, its moving average, and the optimiser's state."""
+
+    def __init__(self, average: TwoTower, live: TwoTower | None = None, moments: dict[str, Tensor] | None = None) -> None:
+        self.average = copy.deepcopy(average).eval()
+        self.live = copy.deepcopy(average if live is None else live).train()
+        of_tables = {id(w) for w in self.live.tables}
+        self.optimiser = RowAdam(
+            self.live.tables, [w for w in self.live.parameters() if id(w) not in of_tables], moments
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def approach(self) -> None:
+        """Bring the average nearer."""
+        for a, w in zip(self.average.parameters(), self.live.parameters(), strict=True):
+            a.lerp_(w, AVERAGING)
+
+
+class Learner:
+    """Learns from records taken in the order of their offsets.
+
+    `load` gives the version a `Restart` names. Attributes to read: `progress`, `space`, `weights.average` (what is published).
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        space: FeatureSpace,
+        progress: Progress,
+        load: Loader,
+        *,
+        reservoir: Reservoir | None = None,
+        catalogue: Catalogue | None = None,
+        pending: list[Example] | None = None,
+    ) -> None:
+        self.weights, self.space, self.progress, self._load = weights, space, progress, load
+        self.reservoir = Reservoir(progress.seed) if reservoir is None else reservoir
+        self.catalogue = Catalogue() if catalogue is None else catalogue
+        self.pending = [] if pending is None else pending
+
+    @classmethod
+    def begin(cls, version: str, start: Snapshot, load: Loader, seed: int = 0) -> "Learner":
+        """Before the first record, with this version's weights."""
+        learned_until = start.manifest.get("learned_until")
+        progress = Progress(seed=seed, parent=version, known_until=learned_until, learned_until=learned_until)
+        return cls(Weights(start.model), start.space, progress, load)
+
+    def take(self, offset: int, record: Record) -> Step | None:
+        """The record at `offset`; one before `progress.position` is passed over. Returns the step it completed, if any.
+
+        A `Restart` raises what `load` raises; nothing has changed then.
+        """
+        if offset < self.progress.position:
+            return None
+        step = None
+        if isinstance(record, Restart):
+            self._restart(record.version)
+        elif isinstance(record, RaiseRate):
+            self.progress.raised = min(max(record.factor, 1 / LARGEST_FACTOR), LARGEST_FACTOR)
+            self.progress.raised_for = max(0, record.examples)
+        elif self.progress.sequences.get(record.source, -1) < record.sequence:
+            self.progress.sequences[record.source] = record.sequence
+            step = self._add(record)
+        self.progress.position = offset + 1
+        return step
+
+    @property
+    def rate(self) -> float:
+        """Of the next step."""
+        p = self.progress
+        return RATE * min(1.0, (p.since + 1) / WARM_UP) * (p.raised if p.raised_for > 0 else 1.0)
+
+    def _restart(self, version: str) -> None:
+        start = self._load(version)
+        p = self.progress
+        self.weights, self.space = Weights(start.model), start.space
+        self.reservoir.reread()
+        p.parent, p.since, p.guard, p.running_loss = version, 0, Guard.new(), None
+        p.known_until = p.learned_until = start.manifest.get("learned_until")
+        pending, self.pending = self.pending, []
+        for example in pending:  # fewer than a step, so none is completed
+            self._sort(example)
+
+    def _add(self, example: Example) -> Step | None:
+        self.catalogue.add(example)
+        self._sort(example)
+        return self._step() if len(self.pending) == STEP else None
+
+    def _sort(self, example: Example) -> None:
+        known_until = self.progress.known_until
+        if known_until is not None and example.at <= known_until:
+            self.reservoir.offer(example)
+        else:
+            self.pending.append(example)
+
+    def _step(self) -> Step | None:
+        p = self.progress
+        new, self.pending = self.pending, []
+        step = None if p.guard.held else self._descend(new)
+        for example in new:
+            self.reservoir.offer(example)
+        p.raised_for = max(0, p.raised_for - STEP)
+        return step
+
+    def _descend(self, new: list[Example]) -> Step:
+        p = self.progress
+        rng = np.random.default_rng([p.seed, 2, p.steps])
+        fresh = [prepare(example, self.space) for example in new]
+        sampled = self.catalogue.draw(SAMPLED, rng)
+        with torch.no_grad():
+            fresh_loss = float(loss(self.weights.average, join(fresh, sampled, self.space)))
+        replayed = self.reservoir.draw(STEP, rng, self.space)
+        rows = join([*fresh, *replayed], sampled, self.space)
+        with _chance(int(rng.integers(2**63))):
+            found = loss(self.weights.live, rows)
+            found.backward()  # type: ignore[no-untyped-call]
+        value, norm = float(found.detach()), self.weights.optimiser.norm()
+        refused = p.guard.refuses(value, norm)
+        if refused is None:
+            self.weights.optimiser.step(self.rate)
+            self.weights.approach()
+            p.since += 1
+            p.learned_until = max(p.learned_until or -math.inf, *(example.at for example in new))
+            p.examples += STEP
+        else:
+            self.weights.optimiser.skip()
+        p.steps += 1
+        if math.isfinite(fresh_loss):
+            p.running_loss = fresh_loss if p.running_loss is None else p.running_loss + CURVE * (fresh_loss - p.running_loss)
+        return Step(fresh_loss, value, norm, refused)
+
+
+@contextmanager
+def _chance(seed: int) -> Iterator[None]:
+    """Dropout draws from torch's global generator: seeded here, and put back as it was."""
+    before = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)

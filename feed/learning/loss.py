@@ -1,0 +1,94 @@
+"""What a step descends: the loss of `feed.models.train`, whose weights are gone on from, over rows of examples.
+
+With s the logit of a row, s_j those of the items drawn for the step that the row's user is not known to have met:
+
+    loss =  mean over positive rows of [ softplus(-s) + SAMPLED_WEIGHT * mean_j softplus(s_j) ]
+          + LEFT_WEIGHT * sum over the rows looked at and left of softplus(s) / number of positive rows
+
+A row nobody looked at is no evidence: people look at the first places, so it would teach the place. The other items of an
+organic example count among the drawn ones.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from feed.examples import Example
+from feed.features import FeatureSpace, Inputs
+from feed.features.frozen import ItemFeatures
+from feed.models.train import LEFT_WEIGHT, SAMPLED_WEIGHT
+from feed.models.two_tower import TwoTower
+
+
+class Prepared(NamedTuple):
+    """An example of k rows as model inputs: `user` (1 row), `items` (k rows), and per row, bool (k,): taken; looked at and
+    left; drawn by chance. `met`: ids of items that are no negatives of this user.
+    """
+
+    user: Inputs
+    items: Inputs
+    positive: np.ndarray
+    left: np.ndarray
+    drawn: np.ndarray
+    met: Collection[str]
+
+
+class Rows(NamedTuple):
+    """n examples of R rows in all, and s drawn items.
+
+    `users`: n rows; `items`: R + s rows, the drawn ones last; `owner` int64 (R,): which example a row is of; `positive`,
+    `left`, `drawn` bool (R,); `negative` bool (n, s): the user is not known to have met the drawn item.
+    """
+
+    users: Inputs
+    items: Inputs
+    owner: np.ndarray
+    positive: np.ndarray
+    left: np.ndarray
+    drawn: np.ndarray
+    negative: np.ndarray
+
+
+def prepare(example: Example, space: FeatureSpace) -> Prepared:
+    """One example as this space reads it; always alone, so that the same example gives the same bits."""
+    rows = example.rows
+    history = {item_id for item_id, _ in example.user.bags["recent"]}
+    positive = np.array([row.positive for row in rows], bool)
+    looked = np.array([bool(row.labels) for row in rows], bool)
+    drawn = np.array([example.organic and k > 0 and row.item.item_id not in history for k, row in enumerate(rows)], bool)
+    if example.organic:
+        positive[1:] = looked[1:] = False
+    items = [row.item for row in rows]
+    met = frozenset(history | {item.item_id for item in items})
+    return Prepared(space.frozen_users([example.user]), space.frozen_items(items), positive, looked & ~positive, drawn, met)
+
+
+def join(examples: Sequence[Prepared], sampled: Sequence[ItemFeatures], space: FeatureSpace) -> Rows:
+    """At least one example, and the items drawn for the step."""
+    return Rows(
+        Inputs.concat([one.user for one in examples]),
+        Inputs.concat([*(one.items for one in examples), space.frozen_items(sampled)]),
+        np.repeat(np.arange(len(examples)), [len(one.positive) for one in examples]),
+        np.concatenate([one.positive for one in examples]),
+        np.concatenate([one.left for one in examples]),
+        np.concatenate([one.drawn for one in examples]),
+        np.array([[item.item_id not in one.met for item in sampled] for one in examples], bool).reshape(len(examples), -1),
+    )
+
+
+def loss(model: TwoTower, rows: Rows) -> Tensor:
+    """The loss (scalar); see above. Without a positive row only what was left counts."""
+    u, v = model.user_vectors(rows.users), model.item_vectors(rows.items)
+    owner = torch.from_numpy(rows.owner)
+    positive, left = torch.from_numpy(rows.positive), torch.from_numpy(rows.left)
+    own = (u.index_select(0, owner) * v[: len(owner)]).sum(dim=1)
+    sampled = u @ v[len(owner) :].T
+    taken = torch.zeros(len(rows.users)).index_add_(0, owner, positive.float())  # positive rows of each example
+    weight, drawn = torch.from_numpy(rows.negative) * taken[:, None], torch.from_numpy(rows.drawn) * taken[owner]
+    negatives = (softplus(sampled) * weight).sum() + (softplus(own) * drawn).sum()
+    own_rows = (softplus(-own) * positive).sum() + LEFT_WEIGHT * (softplus(own) * left).sum()
+    return own_rows / positive.sum().clamp(min=1) + SAMPLED_WEIGHT * negatives / (weight.sum() + drawn.sum()).clamp(min=1)

@@ -1,0 +1,82 @@
+"""What is kept of earlier records: some examples to learn again, and the items as they were last seen.
+
+Every example is offered to the reservoir. Once it is full, one in `1 / ENTERS` enters and takes the place of one drawn by
+chance, so what is in it was seen n examples ago with probability falling as exp(-n ENTERS / RESERVOIR): an old preference is
+replayed for some ten thousand examples and then forgotten, as it must be when the world has changed.
+
+Reference: Aggarwal 2006, "On Biased Reservoir Sampling in the Presence of Stream Evolution", algorithm 3.1.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import numpy as np
+
+from feed.examples import Example
+from feed.features import FeatureSpace
+from feed.features.frozen import ItemFeatures
+from feed.learning.loss import Prepared, prepare
+
+RESERVOIR = 1_000  # examples, about 5 KB each
+ENTERS = 0.1
+CATALOGUE = 20_000  # items
+
+
+class Reservoir:
+    """At most `RESERVOIR` examples; what they are to a model is worked out once, when first drawn."""
+
+    def __init__(self, seed: int, examples: Iterable[Example] = (), offered: int = 0) -> None:
+        self._seed = seed
+        self.examples = list(examples)
+        self._prepared: dict[int, Prepared] = {}  # by place
+        self.offered = offered
+
+    def offer(self, example: Example) -> None:
+        """The next example in order."""
+        rng = np.random.default_rng([self._seed, 1, self.offered])
+        self.offered += 1
+        if len(self.examples) < RESERVOIR:
+            self.examples.append(example)
+        elif rng.random() < ENTERS:
+            place = int(rng.integers(RESERVOIR))
+            self.examples[place] = example
+            self._prepared.pop(place, None)
+
+    def draw(self, n: int, rng: np.random.Generator, space: FeatureSpace) -> list[Prepared]:
+        """At most `n` different ones, as `space` reads them: the same space until `reread`."""
+        places = rng.permutation(len(self.examples))[:n].tolist()
+        for place in places:
+            if place not in self._prepared:
+                self._prepared[place] = prepare(self.examples[place], space)
+        return [self._prepared[place] for place in places]
+
+    def reread(self) -> None:
+        """Another space will read them from now on."""
+        self._prepared.clear()
+
+
+class Catalogue:
+    """The `CATALOGUE` items seen last, as they were then."""
+
+    def __init__(self, items: Iterable[ItemFeatures] = ()) -> None:
+        self._items = OrderedDict((item.item_id, item) for item in items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def items(self) -> list[ItemFeatures]:
+        """All of them, the one seen longest ago first."""
+        return list(self._items.values())
+
+    def add(self, example: Example) -> None:
+        """The items of one more example."""
+        for row in example.rows:
+            self._items[row.item.item_id] = row.item
+            self._items.move_to_end(row.item.item_id)
+        while len(self._items) > CATALOGUE:
+            self._items.popitem(last=False)
+
+    def draw(self, n: int, rng: np.random.Generator) -> list[ItemFeatures]:
+        """At most `n` different ones, uniformly."""
+        items = self.items()
+        return [items[k] for k in rng.permutation(len(items))[:n].tolist()]
