@@ -1,9 +1,10 @@
 """What the topics hold, in the data format: `python offline/export.py --out DIR`.
 
-Users and items as they were published last, interactions in time order. Unreadable records are counted and left out: they are
-in `dead-letters`.
+Users and items as they were published last, interactions in time order: all, or those of the newest `--days`. Unreadable
+records are counted and left out: they are in `dead-letters`.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,23 +39,31 @@ class Reader:
                 self.unreadable[topic.name] = self.unreadable.get(topic.name, 0) + 1
 
 
-def export(reader: Reader) -> Dataset:
-    """The topics as a dataset; the last entry of a user or item counts, events of one instant keep their user's order."""
+def export(reader: Reader, days: float | None = None) -> Dataset:
+    """The topics as a dataset; the last entry of a user or item counts, events of one instant keep their user's order.
+
+    `days`: only events this much before the newest (event time).
+    """
     users = {user.user_id: user for user in reader.messages(wire.USERS, wire.decode_user)}
     items = {item.item_id: item for item in reader.messages(wire.ITEMS, wire.decode_item)}
     events = sorted(reader.messages(wire.INTERACTIONS, wire.decode_event), key=lambda event: event.occurred_at)
+    if days is not None and events:
+        events = events[bisect_left(events, events[-1].at - days * 86_400, key=lambda event: event.at) :]
     return dataset.from_events(events, items.values(), users.values())
 
 
 def main(
     out: Annotated[Path, typer.Option(help="folder to write users, items and interactions into")],
     format: Annotated[Format, typer.Option(help="of the files")] = "parquet",
+    days: Annotated[
+        float | None, typer.Option(min=0, help="interactions of so many days before the newest; default: all")
+    ] = None,
 ) -> None:
     """Write what the topics hold in the project's data format."""
     configuration = settings.load()
     logs.setup(configuration, "export")
     reader = Reader(configuration.kafka)
-    tables = export(reader)
+    tables = export(reader, days)
     dataset.write(tables, out, format)
     for topic, count in reader.unreadable.items():
         log.warning("unreadable records left out", topic=topic, records=count)

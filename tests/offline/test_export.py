@@ -52,6 +52,15 @@ def test_what_was_published_is_what_is_exported(own_broker: str) -> None:
         pd.testing.assert_frame_equal(one, other)
 
 
+def test_only_the_newest_days_are_exported_when_asked(own_broker: str) -> None:
+    with kafka.Sender(own_broker) as sender:
+        for n in range(10):
+            at = utc(START + n * 86_400)
+            sender.send(wire.INTERACTIONS, "1", Like(event_id=str(n), user_id="1", item_id="1", occurred_at=at))
+    found = export(Reader(own_broker), days=2)
+    assert found.interactions["occurred_at"].tolist() == [utc(START + n * 86_400) for n in (7, 8, 9)]
+
+
 def test_the_last_entry_of_an_item_counts_and_unreadable_records_are_counted(own_broker: str) -> None:
     with kafka.Sender(own_broker) as sender:
         sender.send(wire.ITEMS, "1", Item(item_id="1", title="old"))
