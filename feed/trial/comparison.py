@@ -3,7 +3,8 @@
 Evidence of a request is the weighted mean, over its rows shown by chance, of the difference in calibrated log-loss of
 "clicked", champion minus challenger: positive where the challenger does better. Each model's logits pass through its own
 calibration, fitted by the same procedure on strictly earlier evidence: the first part calibrates only, and at every doubling
-it is fitted anew. In a log without impressions the evidence is the difference in reciprocal catalogue rank of what was engaged with.
+it is fitted anew. In a log without impressions the evidence is the difference in reciprocal catalogue rank of what was
+engaged with.
 """
 
 from collections.abc import Sequence

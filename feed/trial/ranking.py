@@ -72,7 +72,7 @@ def allowed(example: Example, catalogue: LastSeen) -> np.ndarray:
 
 
 def reciprocal_rank(own: float, item_id: str, scores: np.ndarray, allowed: np.ndarray, catalogue: LastSeen) -> float:
-    """1 / rank of an item of logit `own` among the `allowed` others, of logits `scores`, both (slots,); a tie is half a rank."""
+    """1 / rank of an item of logit `own` among the `allowed` others; `scores`, `allowed` (slots,); a tie is half a rank."""
     others = allowed.copy()
     if (slot := catalogue.slot.get(item_id)) is not None:
         others[slot] = False
