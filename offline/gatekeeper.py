@@ -1,0 +1,351 @@
+"""The gatekeeper: tries the learner's challengers against the champion, and promotes, refuses or gives up.
+
+    training-examples ─► chunks by offset ─┬─► trial:  champion against the newest challenger  ─► promote | refused | gave up
+                                           └─► watch:  who served before against the champion  ─► roll back | stands
+
+All that it knows beside the log is in the registry's ledger, so one that is killed at any instant goes on from there: it finds
+the trial that has no verdict and computes it again from the log, from `from_offset` on, with the catalogue of the examples
+before. Chunks are cut at multiples of 64 offsets, whenever they arrive, so a trial's figures are a function of the log.
+
+`python offline/gatekeeper.py [--once]`
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import torch
+import typer
+from kafka.errors import KafkaError
+
+from feed import errors, logs, settings, wire
+from feed.errors import BadModel, FeedError, NotPromoted, Unreadable
+from feed.examples import Example, Restart, decode_record
+from feed.io import kafka
+from feed.models import snapshot
+from feed.models.snapshot import Snapshot
+from feed.registry import Champion, Registry
+from feed.trial import LOOKBACK, Comparison, LastSeen, Scorer, Verdict, history, judge, judge_return, level
+from feed.trial.levels import ALPHA
+from feed.trial.verdict import GIVE_UP, PROMOTE, ROLL_BACK
+
+log = structlog.get_logger()
+
+CHUNK = 64  # offsets scored together: a second of a busy log
+LOOK_SECONDS = 1.0  # between two looks at the registry
+PROGRESS = 1000  # requests with evidence between two lines of progress
+RETRY_SECONDS = 5.0
+LEARNER = "stream_processors/learner.py"  # what the manifests of its versions say in `created_by`
+
+
+@dataclass
+class Running:
+    """A trial or a watch: the ledger's line that opened it, and how far it is."""
+
+    opened: history.Line
+    comparison: Comparison
+    told: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        versus = f"{self.opened['challenger']} against {self.opened['champion']}"
+        return f"trial {self.opened['number']}: {versus}" if "number" in self.opened else f"watch: {versus}"
+
+
+class Gatekeeper:
+    """Decides on the registry's versions; `see` wants the records of `training-examples` in order, from `start` on.
+
+    `send` brings a command to the learner and returns when it is acknowledged. `topic_id`: of the log that is read; positions
+    in another one do not count.
+    """
+
+    def __init__(self, registry: Registry, topic_id: str, limit: int, send: Callable[[Restart], None]) -> None:
+        self._registry, self._topic_id, self._limit, self._send = registry, topic_id, limit, send
+        self._catalogue = LastSeen()
+        self._last: dict[int, int] = {}
+        self._chunk: list[Example] = []
+        self._trial: Running | None = None
+        self._watch: Running | None = None
+        self._looked_at: str | None = None
+        self._resume()
+        waiting = [running.opened["from_offset"] for running in (self._trial, self._watch) if running is not None]
+        self.start = max(0, min([*waiting, history.reached(registry.ledger(), topic_id)]) - LOOKBACK)
+        self.start -= self.start % CHUNK
+        self._done = self._read = self.start  # every chunk before `_done` is done, every record before `_read` is read
+
+    def see(self, record: kafka.Record) -> None:
+        """Read one record; decides when it completes a chunk. Raises `BadModel`, `OSError`: then make a new gatekeeper."""
+        while record.offset >= self._done + CHUNK:  # offsets may have gaps
+            self._end_chunk()
+        self._read = record.offset + 1
+        try:
+            found = decode_record(record.value)
+        except Unreadable as error:
+            log.error("unreadable example", offset=record.offset, reason=str(error))
+            found = None
+        if isinstance(found, Example) and found.sequence > self._last.get(found.source, -1):
+            self._last[found.source] = found.sequence
+            self._chunk.append(found)
+        if record.offset == self._done + CHUNK - 1:
+            self._end_chunk()
+
+    def look(self) -> None:
+        """Follow the registry: end what became void, open what can be opened, tell the learner. Raises as `see`."""
+        self._end_void()
+        champion = self._registry.champion()
+        if champion is None:
+            return
+        if self._watch is None:
+            self._open_watch(champion)
+        if self._trial is None:
+            self._open_trial(champion)
+        self._restart(champion)
+
+    def _end_chunk(self) -> None:
+        examples, self._chunk = self._chunk, []
+        self._end_void()
+        for running in (self._trial, self._watch):
+            if running and self._done >= running.opened["from_offset"]:
+                later = [example for example in examples if example.at > running.opened["after"]]
+                running.comparison.see(later, self._catalogue)
+        self._done += CHUNK
+        self._catalogue.add(examples, self._done)
+        self._decide()
+
+    def _decide(self) -> None:
+        if self._trial:
+            if verdict := judge(self._trial.comparison, self._limit):
+                self._end_trial(self._trial, verdict)
+            else:
+                progress(self._trial)
+        if self._watch and (verdict := judge_return(self._watch.comparison, self._limit)):
+            self._end_watch(self._watch, verdict)
+
+    def _resume(self) -> None:
+        """Take up what the ledger says is open."""
+        lines, generation = self._registry.ledger(), self._registry.generation()
+        opened, over = history.watch_of(lines, generation)
+        if opened is not None and not over and opened["topic_id"] == self._topic_id:
+            self._watch = self._running(opened)
+        if (trial := history.open_trial(lines)) is None:
+            return
+        if trial["topic_id"] != self._topic_id:
+            self._void(trial, "its log is not there any more")
+        elif trial["generation"] == generation:
+            self._trial = self._running(trial)
+            if self._trial is None:
+                self._void(trial, "a version of it cannot be read any more")
+        elif (champion := self._registry.champion()) is None or champion.version != trial["challenger"]:
+            self._void(trial, "another version became champion")
+        # else it was promoted; the registry writes the line before its next one
+
+    def _open_watch(self, champion: Champion) -> None:
+        previous = self._registry.previous()
+        opened, _ = history.watch_of(self._registry.ledger(), champion.generation)
+        if previous is None or opened is not None:
+            return
+        line = {
+            "generation": champion.generation,
+            "champion": champion.version,
+            "challenger": previous,
+            "alpha": ALPHA,
+            **self._from(champion.version, previous),
+        }
+        self._registry.note(history.WATCH, **line)
+        self._watch = self._running(line)
+        if self._watch is None:
+            self._registry.note(
+                history.STANDS, generation=champion.generation, champion=champion.version, why="one of the two cannot be read"
+            )
+        else:
+            log.info(f"{self._watch.name}: it returns by itself if it does better", **line)
+
+    def _open_trial(self, champion: Champion) -> None:
+        challenger = self._registry.challenger()
+        if challenger is None or challenger == self._looked_at:
+            return
+        lines = self._registry.ledger()
+        self._looked_at = challenger
+        if challenger in history.tried(lines):
+            return
+        about: dict[str, Any] = {"champion": champion.version, "challenger": challenger}
+        if why := self._unfit(challenger):
+            self._registry.note(history.REFUSED, **about, why=why)
+            log.warning(f"VERDICT {challenger} refused without a trial: {why}", **about)
+            return
+        number = history.next_number(lines)
+        line = {
+            "number": number,
+            **about,
+            "generation": champion.generation,
+            "alpha": level(number, history.promotions(lines)),
+            **self._from(champion.version, challenger),
+        }
+        running = self._running(line)
+        if running is None:
+            return
+        self._registry.note(history.TRIAL, **line)
+        self._trial = running
+        log.info(f"{running.name} opened", **line)
+
+    def _unfit(self, challenger: str) -> str | None:
+        """Why it is not even tried."""
+        try:
+            manifest = snapshot.load(self._registry.folder(challenger)).manifest
+        except BadModel as error:
+            return f"cannot be read: {error}"
+        return f"{history.HELD} by the guard: {manifest['held']}" if manifest.get("held") else None
+
+    def _from(self, *versions: str) -> dict[str, Any]:
+        """From which offset and after which event time nobody has learned: `from_offset` begins a chunk."""
+        offset, after = self._read, 0.0
+        for version in versions:
+            try:
+                manifest = snapshot.read_manifest(self._registry.folder(version))
+            except BadModel:
+                continue
+            after = max(after, manifest.get("learned_until") or 0.0)
+            position = manifest.get("position") or {}
+            if position.get("topic_id") == self._topic_id:
+                offset = max(offset, position["offset"])
+        return {"topic_id": self._topic_id, "from_offset": offset + -offset % CHUNK, "after": after}
+
+    def _running(self, opened: history.Line) -> Running | None:
+        try:
+            champion, challenger = (self._load(opened[role]) for role in ("champion", "challenger"))
+        except BadModel as error:
+            log.error("cannot compare", reason=str(error), champion=opened["champion"], challenger=opened["challenger"])
+            return None
+        return Running(opened, Comparison(Scorer(champion), Scorer(challenger), opened["alpha"]))
+
+    def _load(self, version: str) -> Snapshot:
+        return snapshot.load(self._registry.folder(version))
+
+    def _end_void(self) -> None:
+        generation = self._registry.generation()
+        if self._trial and self._trial.opened["generation"] != generation:
+            self._void(self._trial.opened, "another version became champion")
+            self._trial = None
+        if self._watch and self._watch.opened["generation"] != generation:
+            self._watch = None
+
+    def _void(self, trial: history.Line, why: str) -> None:
+        self._registry.note(history.VOID, **names(trial), why=why)
+        log.info(f"trial {trial['number']} is void: {why}", **names(trial))
+
+    def _end_trial(self, running: Running, verdict: Verdict) -> None:
+        trial, self._trial, self._looked_at = running.opened, None, None
+        evidence = {"offset": self._done, **verdict.evidence()}
+        if verdict.decision != PROMOTE:
+            event = history.GAVE_UP if verdict.decision == GIVE_UP else history.REFUSED
+            self._registry.note(event, **names(trial), **evidence)
+            log.info(f"VERDICT {running.name}: {event}, {verdict.why}", **headline(verdict))
+            return
+        try:
+            self._registry.promote(
+                trial["challenger"], generation=trial["generation"], evidence={"by": "gatekeeper", **names(trial), **evidence}
+            )
+        except (NotPromoted, BadModel) as error:
+            self._void(trial, str(error))
+        else:
+            log.info(f"VERDICT {running.name}: promoted, {verdict.why}", **headline(verdict))
+
+    def _end_watch(self, running: Running, verdict: Verdict) -> None:
+        opened, self._watch = running.opened, None
+        evidence = {"offset": self._done, **verdict.evidence()}
+        if verdict.decision != ROLL_BACK:
+            self._registry.note(history.STANDS, generation=opened["generation"], champion=opened["champion"], **evidence)
+            log.info(f"VERDICT {running.name}: {opened['champion']} stands, {verdict.why}", **headline(verdict))
+            return
+        try:
+            self._registry.roll_back(generation=opened["generation"], evidence={"by": "gatekeeper", **evidence})
+        except (NotPromoted, BadModel) as error:
+            log.warning(f"{running.name}: not rolled back", reason=str(error))
+        else:
+            log.warning(f"VERDICT {running.name}: rolled back, {verdict.why}", **headline(verdict))
+
+    def _restart(self, champion: Champion) -> None:
+        if why := history.restart_due(self._registry.ledger(), self._learners):
+            self._send(Restart(champion.version, why))
+            self._registry.note(history.RESTART, version=champion.version, why=why)
+            log.warning(f"the learner starts again from {champion.version}: {why}")
+
+    def _learners(self, version: str) -> bool:
+        """Whether the learner made this version; one that is gone does not serve, so it does not matter."""
+        try:
+            return bool(snapshot.read_manifest(self._registry.folder(version)).get("created_by") == LEARNER)
+        except BadModel:
+            return True
+
+
+def names(trial: history.Line) -> dict[str, Any]:
+    """Which trial, in every line about it."""
+    return {name: trial[name] for name in ("number", "champion", "challenger")}
+
+
+def headline(verdict: Verdict) -> dict[str, Any]:
+    """The figures that fit on a line of the log; the ledger has all."""
+    return {name: verdict.figures[name] for name in ("with_evidence", "users", "clicks", "difference")}
+
+
+def progress(running: Running) -> None:
+    """Say how far it is, every thousand requests."""
+    comparison = running.comparison
+    if comparison.evidence >= running.told + PROGRESS:
+        running.told = comparison.evidence - comparison.evidence % PROGRESS
+        low, high = comparison.interval()
+        log.info(
+            f"{running.name}: {comparison.tested.mean:+.4f} ({low:+.4f} to {high:+.4f})",
+            requests=comparison.requests, with_evidence=comparison.evidence, clicks=comparison.clicks,
+        )  # fmt: skip
+
+
+def follow(gatekeeper: Gatekeeper, records: Iterable[kafka.Record | None], alive: Callable[[], None], once: bool) -> None:
+    """Feed it the records as they come, with a look at the registry each second; `once`: until nothing more comes."""
+    looked = 0.0
+    for record in records:
+        if time.monotonic() - looked > LOOK_SECONDS or record is None:
+            gatekeeper.look()
+            alive()
+            looked = time.monotonic()
+        if record is not None:
+            gatekeeper.see(record)
+        elif once:
+            return
+
+
+def main(once: Annotated[bool, typer.Option("--once", help="stop when the log is read to its end")] = False) -> None:
+    """Try challengers against the champion, for as long as it runs."""
+    configuration = settings.load()
+    logs.setup(configuration, "gatekeeper")
+    torch.set_num_threads(1)  # two are hardly faster on matrices this small
+    topic_id = kafka.ensure_topics(configuration.kafka, configuration.partitions)[wire.TRAINING_EXAMPLES.name]
+    heartbeat = Path(tempfile.gettempdir()) / "feedloop-gatekeeper.alive"
+    registry = Registry(configuration.registry)
+    with kafka.Sender(configuration.kafka) as sender:
+
+        def send(command: Restart) -> None:
+            sender.send(wire.TRAINING_EXAMPLES, "gatekeeper", command)
+            sender.flush()
+
+        while True:
+            try:
+                gatekeeper = Gatekeeper(registry, topic_id, configuration.trial_requests, send)
+                records = kafka.follow_topic(configuration.kafka, wire.TRAINING_EXAMPLES, gatekeeper.start)
+                follow(gatekeeper, records, heartbeat.touch, once)
+                return
+            except (FeedError, OSError, KafkaError) as error:
+                if once:
+                    raise
+                log.warning("cannot go on; trying again from the ledger", reason=str(error), seconds=RETRY_SECONDS)
+                heartbeat.touch()
+                time.sleep(RETRY_SECONDS)
+
+
+if __name__ == "__main__":
+    errors.run(lambda: typer.run(main))
