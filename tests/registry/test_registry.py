@@ -1,12 +1,13 @@
 import json
-import os
-import sys
+import shutil
 import threading
 
 import pytest
 
 from feed.errors import BadModel, NotPromoted
+from feed.models import snapshot as snapshots
 from feed.registry import Registry
+from tests.small import snapshot, world
 
 
 def write(folder):
@@ -107,50 +108,138 @@ def test_concurrent_publications_and_promotions_lose_nothing(registry, tmp_path)
     assert len(registry.ledger()) == 80
 
 
-def die_at_line(number, registry):
-    """Publish and promote in a forked process that is gone, without clean-up, before it executes this line of the registry."""
-    child = os.fork()
-    if child == 0:
-        left = number
-
-        def trace(frame, event, _):
-            nonlocal left
-            if not frame.f_code.co_filename.split("/feed/")[-1].startswith("registry/"):
-                return None
-            if event == "line":
-                left -= 1
-                if left < 0:
-                    os._exit(9)
-            return trace
-
-        sys.settrace(trace)
-        try:
-            registry.promote(registry.publish(write))
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+def test_who_served_before_the_champion_is_previous_until_a_roll_back_brings_it_back(registry):
+    first, second = registry.publish(write), registry.publish(write)
+    assert registry.previous() is None
+    registry.promote(first)
+    assert registry.previous() is None
+    registry.promote(second)
+    assert registry.previous() == first
+    registry.promote(second)
+    assert registry.previous() == first, "what serves already does not come before itself"
+    back = registry.roll_back(generation=3, evidence={"why": "worse"})
+    assert (back.version, back.generation) == (first, 4)
+    assert (registry.champion(), registry.previous()) == (back, None)
+    line = registry.ledger()[-1]
+    assert (line["event"], line["version"], line["instead_of"], line["evidence"]) == (
+        "rolled back", first, second, {"why": "worse"},
+    )  # fmt: skip
 
 
-def test_a_process_killed_before_any_line_leaves_a_complete_champion_and_a_ledger_that_is_mended(tmp_path):
-    killed = 0
-    while True:
-        registry = Registry(tmp_path / str(killed))
-        first = registry.publish(write)
+def test_there_is_no_way_back_and_forth_without_a_promotion(registry):
+    first, second = registry.publish(write), registry.publish(write)
+    with pytest.raises(NotPromoted, match="nothing to roll back to: nobody serves"):
+        registry.roll_back()
+    registry.promote(first)
+    registry.promote(second)
+    registry.roll_back()
+    with pytest.raises(NotPromoted, match=f"nothing to roll back to: {first} is the first, or came back"):
+        registry.roll_back()
+    registry.promote(second)
+    assert registry.roll_back().version == first
+
+
+def test_a_roll_back_that_expected_another_champion_or_finds_no_folder_is_refused(registry):
+    first, second = registry.publish(write), registry.publish(write)
+    registry.promote(first)
+    registry.promote(second)
+    with pytest.raises(NotPromoted, match="generation 1, but 2 serves"):
+        registry.roll_back(generation=1)
+    shutil.rmtree(registry.folder(first))
+    with pytest.raises(BadModel, match=first):
+        registry.roll_back()
+    assert registry.champion().version == second
+
+
+def test_the_newest_challenger_has_the_seat_until_it_is_champion_and_not_again_after_a_roll_back(registry):
+    registry.promote(registry.publish(write))
+    assert registry.challenger() is None
+    older, newer = (registry.publish(write, challenger=True) for _ in range(2))
+    registry.publish(write)
+    assert registry.challenger() == newer
+    registry.promote(older)
+    assert registry.challenger() == newer
+    registry.promote(newer)
+    assert registry.challenger() is None
+    registry.roll_back()
+    assert registry.challenger() is None
+
+
+def test_old_versions_go_but_never_one_with_a_role_or_on_trial_or_of_the_newest_20(registry):
+    names = [registry.publish(write, challenger=True) for _ in range(5)]
+    registry.promote(names[0])
+    registry.promote(names[1])
+    registry.note("trial", champion=names[1], challenger=names[2], number=1)
+    names += [registry.publish(write) for _ in range(40)]
+    assert registry.versions() == [*names[:3], names[4], *names[-20:]]
+    assert (registry.previous(), registry.champion().version, registry.challenger()) == (names[0], names[1], names[4])
+    registry.note("trial", champion=names[1], challenger=names[4], number=2)
+    registry.publish(write)
+    assert names[2] not in registry.versions()
+
+
+def test_who_holds_the_path_of_a_version_that_has_gone_is_told_so(registry):
+    state = world(users=3, items=5)
+    trained = snapshot(state)
+    path = registry.folder(registry.publish(lambda folder: snapshots.save(folder, trained.model, trained.space, {})))
+    assert snapshots.load(path).space.fingerprint == trained.space.fingerprint
+    for _ in range(20):
+        registry.publish(write)
+    with pytest.raises(BadModel, match=r"v000001.* cannot be read \(No such file"):
+        snapshots.load(path)
+    with pytest.raises(BadModel, match="no version 'v000001'"):
+        registry.folder("v000001")
+
+
+def test_while_a_version_is_being_written_another_is_promoted_and_rolled_back(registry):
+    first, second = registry.publish(write), registry.publish(write)
+
+    def slowly(folder):
         registry.promote(first)
-        if not die_at_line(killed, registry):
-            break
-        champion = registry.champion()
-        assert (champion.version, champion.generation) in [(first, 1), ("v000002", 2)]
-        for version in registry.versions():
-            assert {p.name: p.read_text() for p in registry.folder(version).iterdir()} == {"a": "one", "b": "two"}
-        again = registry.promote(registry.publish(write))
-        assert again.generation == champion.generation + 1
-        ledger = registry.ledger()
-        assert [e["generation"] for e in ledger if e["event"] == "promoted"] == list(range(1, again.generation + 1))
-        assert [e["version"] for e in ledger if e["event"] == "published"] == registry.versions()
-        assert not (tmp_path / str(killed) / "versions/.writing").exists()
-        killed += 1
-    assert killed > 50
+        registry.promote(second)
+        registry.roll_back()
+        write(folder)
+
+    assert registry.publish(slowly) == "v000003"
+    assert {p.name for p in registry.folder("v000003").iterdir()} == {"a", "b"}
+    assert registry.champion().version == first
+
+
+def test_evidence_that_is_no_json_changes_nothing(registry):
+    version = registry.publish(write)
+    for evidence in ({"z": float("nan")}, {"z": object()}):
+        with pytest.raises((ValueError, TypeError)):
+            registry.promote(version, evidence=evidence)
+        with pytest.raises((ValueError, TypeError)):
+            registry.note("refused", **evidence)
+    assert registry.champion() is None
+    assert len(registry.ledger()) == 1
+
+
+def test_notes_stand_in_the_ledger_with_what_they_say(registry):
+    registry.note("refused", challenger="v000002", why="popularity does as well", z=0.3)
+    line = registry.ledger()[0]
+    assert line.pop("at").endswith("+00:00")
+    assert line == {"event": "refused", "challenger": "v000002", "why": "popularity does as well", "z": 0.3}
+
+
+def test_a_registry_of_before_the_roles_had_files_of_their_own_goes_on(registry, tmp_path):
+    registry.promote(registry.publish(write))
+    role = tmp_path / "registry/roles/champion.json"
+    role.write_text('{"version": "v000001", "generation": 1, "previous": null, "at": "2026-11-24T00:00:00+00:00"}')
+    (tmp_path / "registry/roles/previous.json").unlink()
+    assert registry.promote(registry.publish(write)).generation == 2
+    assert registry.roll_back().version == "v000001"
+    assert [line["event"] for line in registry.ledger()] == ["published", "promoted", "published", "promoted", "rolled back"]
+
+
+def test_a_line_of_the_ledger_that_is_no_json_is_named(registry, tmp_path):
+    registry.publish(write)
+    with (tmp_path / "registry/ledger.jsonl").open("a") as file:
+        file.write("by hand\n")
+    with pytest.raises(BadModel, match=r"line 2 of .*ledger\.jsonl"):
+        registry.ledger()
+    assert registry.publish(write) == "v000002"
 
 
 def test_a_torn_line_of_the_ledger_is_dropped(registry, tmp_path):
