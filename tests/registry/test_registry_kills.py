@@ -45,8 +45,8 @@ def die_before_line(number, act):
 
         def trace(frame, event, _):
             nonlocal left
-            if "/feed/registry/" not in frame.f_code.co_filename:
-                return None
+            if "/feed/registry/" not in frame.f_code.co_filename or frame.f_code.co_name in ("_number", "<genexpr>"):
+                return None  # the last two run once a version and touch nothing
             if event == "line":
                 left -= 1
                 if left < 0:
@@ -109,8 +109,9 @@ def kill_everywhere(name, folder):
             break
         at_once = seen(registry)
         assert at_once in (BEFORE, after)
-        die_before_line(len(happened) * 7 % 60, lambda: registry.note("dies as well"))
-        assert seen(registry) in (at_once, after)
+        if len(happened) % 3 == 0:
+            die_before_line(len(happened) * 7 % 60, lambda: registry.note("dies as well"))
+            assert seen(registry) in (at_once, after)
         registry.note("mends")
         assert seen(registry) in (at_once, after)
         check(path)
