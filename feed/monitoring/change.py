@@ -20,6 +20,7 @@ GRACE = 200  # values that set the scale, before anything is watched
 SPAN = 4.0  # standard deviations that become [0, 1]: what is further out counts as if it were at the edge
 KEPT = 4000  # newest values in which the change is looked for
 SHORTEST = 50  # values on either side of it
+FEWEST = 20  # on either side of a time that is known
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,16 @@ class Detector:
         moved = change.after - change.before
         small = change.size < self._least or abs(moved) < self._relative * abs(change.before)
         return None if small or moved * self._worse < 0 else change
+
+    def around(self, since: float) -> Change | None:
+        """The means before and after this time; None with too few values on either side."""
+        values, times = np.array(self._values), np.array(self._times)
+        later = times >= since
+        n = int(later.sum())
+        if min(n, len(values) - n) < FEWEST:
+            return None
+        deviation = float(values.std()) or 1.0
+        return Change(float(values[~later].mean()), float(values[later].mean()), self._times[0], since, n, deviation)
 
     def _begin(self) -> None:
         values = np.array(self._values)

@@ -33,6 +33,7 @@ LEAST = {"error": 0.12, "clicks": 0.12, "engagement": 0.12, "dwell": 0.12, "feat
 RELATIVE = {"features": 0.25}  # of the mean before
 HOLD = 500  # learned requests that a segment's alert waits for everybody's to explain it
 QUIET = 2000  # learned requests after an alert in which nothing else is told
+FAR = 1.75
 NEW_EVENTS = 10
 SWITCH = 20  # requests of another version, more than of the current one, until that one counts as serving
 SEGMENTS = 200  # at most; what comes later belongs to everybody only
@@ -197,8 +198,18 @@ class DriftMonitor:
             if name in explained:
                 detector.reset()
 
+    def _worst(self, first: Fired) -> list[str]:
+        """If everybody fell: the segments that fell at least `FAR` times as far meanwhile, the worst first."""
+        found = []
+        for (kind, figure, segment), detector in self._detectors.items():
+            if first.segment == EVERYBODY != segment and (kind, figure) == (first.kind, first.figure):
+                change = detector.around(first.change.since)
+                if change is not None and (change.after - change.before) * (first.change.after - first.change.before) > 0:
+                    found.append((change.size, f"{figure or kind} of {segment}"))
+        return [label for size, label in sorted(found, reverse=True) if size >= FAR * first.change.size]
+
     def _alert(self, example: Example, first: Fired) -> Alert:
-        also = tuple(dict.fromkeys(fired.label for fired in self._held if fired.label != first.label))
+        also = [*self._worst(first), *(fired.label for fired in self._held if fired.label != first.label)]
         self.told(first.kind)
         change, popular = first.change, first.meanwhile
         return Alert(
@@ -214,7 +225,7 @@ class DriftMonitor:
             source=example.source,
             sequence=example.sequence,
             model_version=example.model_version,
-            also=also,
+            also=tuple(dict.fromkeys(also)),
             popular_before=None if popular is None else popular.before,
             popular_after=None if popular is None else popular.after,
             retrain=first.kind != "features",

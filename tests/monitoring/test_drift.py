@@ -60,6 +60,17 @@ def test_a_fall_in_one_country_is_told_of_that_country():
     assert [alert.segment for alert in found] == ["country=BR"]
 
 
+def test_an_alert_of_everybody_names_the_segment_that_fell_furthest():
+    def rate(k, example):
+        return 0.02 if k >= CHANGE and example.user.profile["country"] == "DE" else 0.3
+
+    (alert,) = watch(stream(6000, rate))
+    assert alert.segment == "everybody"
+    assert {label.split(" of ")[1] for label in alert.also} == {"country=DE"}
+    (alike,) = watch(stream(6000, falls))
+    assert not any("country" in label for label in alike.also)
+
+
 def test_a_shift_of_an_input_is_told_as_such_and_asks_for_no_retrain():
     (alert,) = watch(stream(6000, lambda k, example: 0.3, user_dwell=lambda k: 5.0 if k < CHANGE else 9.0))
     assert (alert.kind, alert.figure, alert.segment) == ("features", "user average_dwell_seconds", "everybody")

@@ -108,9 +108,7 @@ def test_a_job_runs_with_low_priority_in_a_folder_that_is_removed_and_its_failur
     assert not runner.run("rank", "a test")
 
 
-def test_an_alert_runs_one_retrain_also_over_a_restart_and_the_night_runs_ranking_monitor_and_retrain_if_degraded(
-    tmp_path: Path, monkeypatch
-):
+def test_an_alert_runs_one_retrain_and_a_degraded_night_another_after_ranking_and_monitor(tmp_path: Path, monkeypatch):
     ran: list[str] = []
     monkeypatch.setattr(schedule, "commands", lambda job, aside: ran.append(job) or [[sys.executable, "-c", ""]])
     with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as server:
