@@ -87,6 +87,40 @@ def test_a_stored_feed_is_answered_as_it_is_stored(filled):
     serve(url, path, scenario)
 
 
+def test_after_a_roll_back_nobody_is_served_a_feed_of_the_version_that_was_rolled_back(filled):
+    url, path = filled
+    store, registry, users = FeedStore(connect(url)), Registry(path), [str(u) for u in range(5)]
+
+    async def versions(client):
+        answers = [(await client.get(f"/feed/{user}")).json() for user in users]
+        return {(answer["model_version"], answer["generation"], answer["stored"]) for answer in answers}, answers
+
+    async def until_served(client, generation):
+        async with asyncio.timeout(20):
+            while (await client.get("/feed/nobody")).json()["generation"] != generation:
+                await asyncio.sleep(0.02)
+
+    async def scenario(client):
+        await until_ready(client)
+        _, first = await versions(client)
+        promote(path, snapshot(world(users=5, items=60), seed=1))
+        await until_served(client, 2)
+        found, second = await versions(client)
+        assert found == {("v000002", 2, False)}
+        for answer in second:
+            answer.pop("stored")
+        store.write([msgspec.convert(answer, Feed) for answer in second])
+        assert (await versions(client))[0] == {("v000002", 2, True)}
+        registry.roll_back()
+        await until_served(client, 3)
+        found, third = await versions(client)
+        assert found == {("v000001", 3, False)}
+        assert [a["items"] for a in third] == [a["items"] for a in first]
+        assert [a["items"] for a in third] != [a["items"] for a in second]
+
+    serve(url, path, scenario)
+
+
 @pytest.mark.parametrize("policy", [POLICY, Policy(20, 1.0, 0.0), Policy(20, 0.0, 1.0)])
 def test_users_never_heard_of_get_a_full_feed_and_leave_nothing_behind(filled, policy):
     url, path = filled

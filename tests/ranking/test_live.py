@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 
@@ -63,7 +65,7 @@ def test_a_new_champion_takes_over_with_its_generation(tmp_path, state):
     after = catalogue.live.rank([state.user("1")])[0]
     assert [(f.model_version, f.generation) for f in (before, after)] == [("v000001", 1), ("v000002", 2)]
     assert before.items != after.items
-    Registry(tmp_path).promote(first.version)  # roll back
+    assert Registry(tmp_path).roll_back().version == first.version
     catalogue.refresh()
     again = catalogue.live.rank([state.user("1")])[0]
     assert (again.model_version, again.generation, again.items) == ("v000001", 3, before.items)
@@ -93,6 +95,82 @@ def test_a_broken_role_file_does_not_stop_the_ranker_at_hand(tmp_path, state):
     for _ in range(2):
         catalogue.refresh()
     assert catalogue.live.version == "v000001"
+
+
+def test_a_champion_is_followed_between_two_refreshes_but_not_before_the_catalogue_is_there(tmp_path, state):
+    promote(tmp_path, snapshot(state))
+    catalogue = Catalogue(tmp_path)
+    catalogue.live.follow()
+    assert (catalogue.live.version, catalogue.live.generation) == (None, 0)
+    catalogue.refresh()
+    promote(tmp_path, snapshot(state, seed=2))
+    catalogue.live.refresh()  # not due
+    assert catalogue.live.generation == 1
+    catalogue.live.follow()
+    assert (catalogue.live.version, catalogue.live.generation) == ("v000002", 2)
+    assert len(catalogue.live.rank([state.user("1")])[0].items) == 27
+
+
+def test_looking_who_serves_waits_for_no_refresh(tmp_path, state):
+    promote(tmp_path, snapshot(state))
+    catalogue = Catalogue(tmp_path)
+    catalogue.refresh()
+    refreshing, go_on = threading.Event(), threading.Event()
+
+    def slow(table):
+        refreshing.set()
+        assert go_on.wait(20)
+        return np.empty(0, np.int64)
+
+    catalogue.live._changed = slow
+    thread = threading.Thread(target=catalogue.refresh)
+    thread.start()
+    assert refreshing.wait(20)
+    for _ in range(20):
+        catalogue.live.follow()
+    assert thread.is_alive(), "the refresh goes on meanwhile"
+    go_on.set()
+    thread.join()
+
+
+def test_feeds_ranked_while_the_champion_changes_are_each_of_one_version(tmp_path, state):
+    """Whatever is ranked beside changes of champion and catalogue is, feed by feed, what that version alone ranks."""
+    registry = Registry(tmp_path)
+    states, expected = [state.user(str(u)) for u in range(20)], {}
+    for seed in (1, 2):
+        champion = promote(tmp_path, snapshot(state, seed=seed))
+        catalogue = Catalogue(tmp_path)
+        catalogue.refresh()
+        for feed in catalogue.live.rank(states):
+            expected[champion.version, feed.user_id] = {(i.item_id, i.score) for i in feed.items}
+    live, results, ended = catalogue.live, [], threading.Event()
+
+    def rank():
+        while not ended.is_set():
+            results.append(live.rank(states))
+
+    threads = [threading.Thread(target=rank) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    changed = 0
+    while changed < 30:
+        seen = len(results)
+        registry.promote(f"v{changed % 2 + 1:06d}")
+        live.follow()
+        changed += 1
+        while len(results) < seen + 2:
+            threading.Event().wait(0.001)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    generations = set()
+    for feeds in results:
+        assert len({(feed.generation, feed.model_version) for feed in feeds}) == 1, "a call is of one version"
+        for feed in feeds:
+            generations.add(feed.generation)
+            assert feed.model_version == f"v{2 - feed.generation % 2:06d}"
+            assert {(i.item_id, i.score) for i in feed.items} == expected[feed.model_version, feed.user_id]
+    assert len(generations) > 20
 
 
 def test_refreshes_pause_and_leave_most_of_the_time_to_ranking(tmp_path, state):
