@@ -120,16 +120,16 @@ class LearnerAgent:
         log.info("beginning from the champion", version=champion.version)
         return Learner.begin(champion.version, snapshot.load(champion.path), self._load)
 
-    def _load(self, version: str) -> Snapshot:
+    def _load(self, version: str) -> tuple[str, Snapshot]:
         """The version a `Restart` names, or the champion if it is not there any more. Raises `FeedError`."""
         try:
-            return snapshot.load(self._registry.folder(version))
+            return version, snapshot.load(self._registry.folder(version))
         except BadModel as error:
             champion = self._registry.champion()
             if champion is None:
                 raise
             log.error("beginning again from the champion instead", wanted=version, champion=champion.version, error=str(error))
-            return snapshot.load(champion.path)
+            return champion.version, snapshot.load(champion.path)
 
     def _learn(self, records: Sequence[Any]) -> None:
         learner = self._learner

@@ -37,7 +37,7 @@ AVERAGING = 0.05
 LARGEST_FACTOR = 10.0  # of a raised rate
 CURVE = 0.02  # weight of the newest step in the running loss
 
-Loader = Callable[[str], Snapshot]
+Loader = Callable[[str], tuple[str, Snapshot]]  # a version's name -> the name and content of what is begun from
 
 
 class Progress(Struct, kw_only=True):
@@ -94,7 +94,8 @@ class Weights:
 class Learner:
     """Learns from records taken in the order of their offsets.
 
-    `load` gives the version a `Restart` names. Attributes to read: `progress`, `space`, `weights.average` (what is published).
+    `load` gives the version a `Restart` names, or another that is to be begun from instead. Attributes to read:
+    `progress`, `space`, `weights.average` (what is published).
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class Learner:
         return RATE * min(1.0, (p.since + 1) / WARM_UP) * (p.raised if p.raised_for > 0 else 1.0)
 
     def _restart(self, version: str) -> None:
-        start = self._load(version)
+        version, start = self._load(version)
         p = self.progress
         self.weights, self.space = Weights(start.model), start.space
         self.reservoir.reread()

@@ -60,7 +60,7 @@ def learner(seed: int = 0) -> Learner:
     return Learner.begin("v000001", start, no_restart, seed)
 
 
-def no_restart(version: str) -> Snapshot:
+def no_restart(version: str) -> tuple[str, Snapshot]:
     raise AssertionError(f"nobody asked for {version}")
 
 

@@ -1,0 +1,283 @@
+"""The learner: exactly the same whatever happens around it, and it learns what is taught."""
+
+import dataclasses
+import math
+
+import msgspec
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from feed.errors import BadModel
+from feed.examples import RaiseRate, Restart
+from feed.learning import learner as module
+from feed.learning import memory, state
+from feed.learning.learner import RATE, STEP, WARM_UP, Learner
+from feed.learning.loss import join, loss, prepare
+from feed.models import snapshot
+from tests.learning import taught
+from tests.learning.taught import EARLIER, bits, example, right
+
+LOG = [example(n) for n in range(5 * STEP + 20)]
+AT = "2026-01-01T00:00:00+00:00"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def learned(records, learner: Learner | None = None) -> Learner:
+    learner = learner or taught.learner()
+    for offset, record in enumerate(records):
+        learner.take(offset, record)
+    return learner
+
+
+def steps(learner: Learner, records, start: int = 0) -> list[module.Step]:
+    found = [learner.take(start + k, record) for k, record in enumerate(records)]
+    return [step for step in found if step is not None]
+
+
+def saved_and_loaded(learner: Learner, folder, load=taught.no_restart) -> Learner:
+    folder.mkdir()
+    state.save(folder, learner, "T", AT)
+    return state.load(folder, load)
+
+
+UNBROKEN: list[bytes] = []
+
+
+def unbroken() -> list[bytes]:
+    if not UNBROKEN:
+        UNBROKEN.extend(bits(learned(LOG)))
+    return UNBROKEN
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, len(LOG)), max_size=3), st.integers(0, 40), st.integers(0, 2**32))
+def test_saved_and_loaded_between_any_records_the_weights_are_the_same_bit_for_bit(tmp_path_factory, stops, again, noise):
+    learner = taught.learner()
+    for stop in sorted(stops):
+        for offset in range(max(0, learner.progress.position - again), stop):  # some are delivered again
+            learner.take(offset, LOG[offset])
+        learner = saved_and_loaded(learner, tmp_path_factory.mktemp("version") / "v")
+        torch.manual_seed(noise)  # somebody else draws from the global generator
+    for offset in range(max(0, learner.progress.position - again), len(LOG)):
+        learner.take(offset, LOG[offset])
+    assert bits(learner) == unbroken()
+
+
+def test_the_global_generator_is_left_as_it_was():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    assert len(steps(taught.learner(), LOG[:STEP])) == 1
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_another_seed_gives_other_weights():
+    assert bits(learned(LOG[: 2 * STEP], taught.learner(seed=1))) != bits(learned(LOG[: 2 * STEP]))
+
+
+def test_a_step_is_taken_when_exactly_so_many_new_examples_are_together():
+    learner = taught.learner()
+    taken = [n for n, one in enumerate(LOG) if learner.take(n, one) is not None]
+    assert taken == [STEP * k - 1 for k in range(1, 6)]
+    assert (learner.progress.steps, learner.progress.examples, len(learner.pending)) == (5, 5 * STEP, 20)
+    assert learner.progress.learned_until == LOG[5 * STEP - 1].at
+
+
+def test_copies_by_source_and_sequence_are_dropped():
+    twice = [one for k in range(0, len(LOG), 10) for one in (*LOG[k : k + 10], *LOG[k : k + 10])]
+    assert bits(learned(twice)) == unbroken()
+    other_source = msgspec.structs.replace(LOG[0], source=1)
+    learner = learned([LOG[0], other_source, LOG[0], other_source])
+    assert len(learner.pending) == 2
+
+
+def test_what_the_weights_know_already_is_kept_for_replay_and_not_learned_again():
+    old = [example(n, at=EARLIER - n) for n in range(3 * STEP)]
+    learner = learned(old)
+    assert (learner.progress.steps, learner.pending) == (0, [])
+    assert len(learner.reservoir.examples) == 3 * STEP
+    assert len(learner.catalogue) == taught.ITEMS
+    assert bits(learner) == bits(taught.learner())
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Small steps at a high rate: as much is learned in a quarter of the time."""
+    for name, value in {"STEP": 16, "RATE": 4e-3, "WARM_UP": 5}.items():
+        monkeypatch.setattr(module, name, value)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_taught_preference_is_learned():
+    learner = taught.learner()
+    before = right(learner)
+    taken = steps(learner, [example(n) for n in range(100 * 16)])
+    assert before < 0.65
+    assert right(learner) > 0.95
+    assert sum(s.fresh_loss for s in taken[-10:]) < 0.8 * sum(s.fresh_loss for s in taken[:10])
+    assert learner.progress.running_loss == pytest.approx(sum(s.fresh_loss for s in taken[-20:]) / 20, rel=0.2)
+
+
+@pytest.mark.usefixtures("quick")
+def test_with_replay_an_old_preference_is_kept_better_than_without(monkeypatch):
+    def of(parity, numbers):
+        return [e for n in numbers if int((e := example(n)).user.user_id) % 2 == parity]
+
+    log = [*(example(n) for n in range(1500)), *of(1, range(1500, 4500))]  # the even users stay away
+    unlearned = [prepare(e, taught.world()[1].space) for e in of(0, range(10_000, 10_400))]
+
+    def loss_of_the_old() -> float:
+        learner = learned(log)
+        sampled = [row.item for n in range(20_000, 20_010) for row in example(n).rows]
+        with torch.no_grad():
+            return float(loss(learner.weights.average, join(unlearned, sampled, learner.space)))
+
+    with_replay = loss_of_the_old()
+    monkeypatch.setattr(memory.Reservoir, "draw", lambda *_: [])
+    without = loss_of_the_old()
+    assert with_replay < 0.9 * without
+
+
+def test_restart_goes_on_from_that_version_with_a_fresh_optimiser_and_keeps_the_memory():
+    _, start = taught.world()
+    other = learned(LOG[: 2 * STEP]).weights.average
+    manifest = {"learned_until": LOG[3 * STEP].at}
+    asked = []
+
+    def load(version):
+        asked.append(version)
+        return version, dataclasses.replace(start, model=other, manifest=manifest)
+
+    learner = Learner.begin("v000001", start, load)
+    at = 3 * STEP + 10
+    learned([*LOG[:at], Restart("v000009", "refused three times")], learner)
+    fresh = [w.numpy().tobytes() for w in other.state_dict().values()]
+    assert asked == ["v000009"]
+    assert [w.numpy().tobytes() for w in learner.weights.live.state_dict().values()] == fresh
+    assert [w.numpy().tobytes() for w in learner.weights.average.state_dict().values()] == fresh
+    assert all(not t.any() for t in learner.weights.optimiser.tensors().values())
+    assert (learner.progress.parent, learner.progress.since, learner.progress.steps) == ("v000009", 0, 3)
+    assert len(learner.pending) == 9  # one of the ten is not later than what the version knows
+    assert len(learner.reservoir.examples) == 3 * STEP + 1
+    assert len(steps(learner, LOG[at : at + STEP - 9], at + 1)) == 1
+
+
+def test_a_restart_that_cannot_be_loaded_changes_nothing():
+    def load(version):
+        raise BadModel(f"no {version}")
+
+    learner = Learner.begin("v000001", taught.world()[1], load)
+    learned(LOG[:100], learner)
+    before = bits(learner)
+    with pytest.raises(BadModel, match="no v000009"):
+        learner.take(100, Restart("v000009", ""))
+    assert (learner.progress.position, learner.progress.parent) == (100, "v000001")
+    assert bits(learner) == before
+
+
+def test_a_raised_rate_holds_for_so_many_examples():
+    learner = learned([RaiseRate(3.0, 2 * STEP, "drift")])
+    learner.progress.since = WARM_UP
+    rates = []
+    for n in range(3 * STEP):
+        before = learner.rate
+        if learner.take(1 + n, LOG[n]) is not None:
+            rates.append(before / RATE)
+    assert rates == [3.0, 3.0, 1.0]
+
+
+def test_a_raised_rate_moves_the_weights_further():
+    def moved(records):
+        before, learner = taught.learner(), learned(records)
+        pairs = zip(before.weights.live.parameters(), learner.weights.live.parameters(), strict=True)
+        return math.sqrt(sum(float(((a - b).detach() ** 2).sum()) for a, b in pairs))
+
+    assert moved([RaiseRate(3.0, STEP, "drift"), *LOG[:STEP]]) == pytest.approx(3 * moved(LOG[:STEP]), rel=0.05)
+
+
+def spoilt(learner: Learner) -> None:
+    with torch.no_grad():
+        next(iter(learner.weights.live.tables)).fill_(math.nan)
+
+
+def test_weights_that_are_no_numbers_are_refused_then_hold_the_learner_until_a_restart():
+    _, start = taught.world()
+    learner = Learner.begin("v000001", start, lambda version: (version, start))
+    spoilt(learner)
+    before = bits(learner)
+    log = [example(n) for n in range(14 * STEP)]
+    taken = steps(learner, log[: 12 * STEP])
+    assert len(taken) == 10  # none after the tenth
+    assert all(step.refused == "the loss is nan" for step in taken)
+    assert learner.progress.guard.held == "10 steps refused in a row, the last because the loss is nan"
+    assert bits(learner) == before
+    assert learner.progress.position == 12 * STEP
+    learner.take(12 * STEP, Restart("v000001", "held"))
+    (released, *_) = steps(learner, log[12 * STEP :], 12 * STEP + 1)
+    assert released.refused is None
+    assert learner.progress.guard.held is None
+
+
+def test_a_held_learner_is_held_after_a_load_too(tmp_path):
+    learner = taught.learner()
+    learner.progress.guard.held = "a reason"
+    again = saved_and_loaded(learned(LOG[:STEP], learner), tmp_path / "v")
+    assert again.progress.guard.held == "a reason"
+    assert snapshot.read_manifest(tmp_path / "v")["held"] == "a reason"
+
+
+def test_a_burst_of_poisoned_examples_is_skipped_and_learning_goes_on():
+    learner = taught.learner()
+    n = 40 * STEP
+    learned([example(k) for k in range(n)], learner)
+    poison = [poisoned(example(n + k)) for k in range(2 * STEP)]
+    before = bits(learner)
+    refused = steps(learner, poison, n)
+    assert [bool(step.refused) for step in refused] == [True, True]
+    assert bits(learner) == before
+
+
+def poisoned(one):
+    """Numbers of users far outside what is possible; clipped by the space, so the embeddings' weights are what explodes."""
+    bags = {**one.user.bags, "categories": tuple((f"c{k}", 1e6) for k in range(2))}
+    return msgspec.structs.replace(one, user=msgspec.structs.replace(one.user, bags=bags))
+
+
+def test_rows_of_tables_without_a_gradient_do_not_move():
+    learner = learned(LOG[: 3 * STEP])
+    tables = [w.detach().clone() for w in learner.weights.live.tables]
+    moved = [
+        bool((w.detach() != start).any(dim=1).all())
+        for w, start in zip(learner.weights.live.tables, taught.world()[1].model.tables, strict=True)
+    ]
+    assert not all(moved)  # some vocabulary has a token that nobody used (`item` has only its row 0)
+    learner.weights.optimiser.step(1.0)  # no gradients at all
+    assert all(torch.equal(a, b) for a, b in zip(tables, learner.weights.live.tables, strict=True))
+
+
+@pytest.mark.parametrize("name", [state.MOMENTS, state.MEMORY, state.PROGRESS, snapshot.WEIGHTS])
+def test_a_changed_byte_of_the_state_is_refused_by_name(tmp_path, name):
+    saved_and_loaded(learned(LOG[:STEP]), tmp_path / "v")
+    content = bytearray((tmp_path / "v" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "v" / name).write_bytes(content)
+    with pytest.raises(BadModel, match=rf"{name} is corrupt"):
+        state.load(tmp_path / "v", taught.no_restart)
+
+
+def test_the_manifest_says_what_the_others_rely_on(tmp_path):
+    learner = learned(LOG[: 2 * STEP + 5])
+    saved_and_loaded(learner, tmp_path / "v")
+    manifest = snapshot.load(tmp_path / "v").manifest
+    assert manifest["created_by"] == "stream_processors/learner.py"
+    assert manifest["position"] == {"topic_id": "T", "partition": 0, "offset": 2 * STEP + 5}
+    assert manifest["parent"] == "v000001"
+    assert manifest["learned_until"] == LOG[2 * STEP - 1].at
+    assert (manifest["steps"], manifest["examples"]) == (2, 2 * STEP)
+    assert "held" not in manifest
