@@ -33,19 +33,24 @@ import typer
 
 from deploy import embedded
 from feed import logs, settings
+from feed.catalogue import Item
+from feed.events import Click, utc
+from feed.features import BatchState, FeatureSpace
 from feed.io import kafka
 from feed.io.feeds import FeedStore
-from feed.io.redis import FeatureStore, connect
+from feed.io.redis import Change, FeatureStore, connect
 from feed.models import snapshot as snapshots
+from feed.models.two_tower import TwoTower
 from feed.ranking.types import Feed
 from feed.registry import Registry
-from tests.small import fill, snapshot, world
+from feed.wire import Position
 
 ROOT = Path(__file__).parents[1]
 USERS, ITEMS, FEED_SIZE = 1000, 1000, 50
 READERS = 4  # of HTTP; one more reads Redis
 PAUSE_SECONDS = 0.5  # between two changes of the champion
 PATIENCE = 60.0
+START = 1.75e9  # event time
 
 decode = msgspec.json.Decoder(Feed).decode
 
@@ -167,6 +172,30 @@ def until(condition: Callable[[], bool]) -> float:
     return time.monotonic() - began
 
 
+def fill(features: FeatureStore) -> BatchState:
+    """Put a world into Redis in which user u has clicked on items u, u + 1 and u + 2, a second apart."""
+    state = BatchState([Item(item_id=k, category=f"c{k % 20}", created_at=utc(START - 86400)) for k in range(ITEMS)])
+    for k in range(3 * USERS):
+        user, item = k // 3, (k // 3 + k % 3) % ITEMS
+        state.apply(Click(event_id=str(k), user_id=user, item_id=item, occurred_at=utc(START + k)))
+    if not features.apply(
+        Change(Position("L", 0, 1), users=state.users, items=state.items.by_id, newest=state.now), 0, "U", 0
+    ).done:
+        raise RuntimeError("not applied")
+    return state
+
+
+def two_versions(registry: Registry, state: BatchState) -> list[str]:
+    """Publish two versions with random weights: every score differs between them."""
+    versions = []
+    space = FeatureSpace.fit(list(state.users.values()), state.items, state.now, {})
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = TwoTower(space.user_spec, space.item_spec, space.sizes)
+        versions.append(registry.publish(lambda path, model=model: snapshots.save(path, model, space, {})))
+    return versions
+
+
 @contextmanager
 def running(program: str, environment: dict[str, str]) -> Iterator[None]:
     """A service's process."""
@@ -196,12 +225,8 @@ def measure(wanted: int) -> dict[str, object]:
         broker = stack.enter_context(embedded.start_broker(embedded.free_port(), folder))
         kafka.ensure_topics(broker.address, 4)
         url, port, registry = f"redis://{server.address}/0", embedded.free_port(), Registry(folder / "registry")
-        state = world(USERS, ITEMS)
-        fill(url, state)
-        versions = []
-        for seed in (0, 1):
-            made = snapshot(state, seed)
-            versions.append(registry.publish(lambda path, made=made: snapshots.save(path, made.model, made.space, {})))
+        client = connect(url)
+        versions = two_versions(registry, fill(FeatureStore(client)))
         registry.promote(versions[0])
         environment = {
             "FEED_KAFKA": broker.address, "FEED_REDIS": url, "FEED_REGISTRY": str(folder / "registry"), "TMPDIR": str(folder),
@@ -210,7 +235,6 @@ def measure(wanted: int) -> dict[str, object]:
         }  # fmt: skip
         stack.enter_context(running("stream_processors/feeds.py", environment))
         stack.enter_context(running("model_server/main.py", environment))
-        client = connect(url)
         feeds, users = FeedStore(client), [str(u) for u in range(USERS)]
         until(lambda: answers(port) and min(feeds.generations(users)) == 1)
 
