@@ -7,10 +7,10 @@ another world with its own model; its stable and its drifted run are equal until
 that look at nothing: one alerts as often as the monitor may, one never does. Writes var/drift.json.
 """
 
+import copy
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from feed.examples import Example
 from feed.monitoring.alerts import headline
 from feed.monitoring.drift import BUDGET, QUIET, UNIT, DriftMonitor
 from feed.ranking.arms import Policy
+from feed.ranking.types import LEARNED
 
 DAY = 86_400.0
 SHARE = 0.5  # of the users drift
@@ -40,91 +41,91 @@ class Traffic:
     requests: int
 
 
-TRAFFIC = (Traffic("about 400 events/s", 6, 5_000, 10_000), Traffic("about 100 events/s", 2, 3_000, 6_000))
+# a simulated day has 8,640 and 2,880 requests
+TRAFFIC = (Traffic("about 400 events/s", 6, 4_000, 8_000), Traffic("about 150 events/s", 2, 2_500, 5_000))
 
 
 @dataclass
 class Run:
-    """What one run showed; `alerts`: (requests, events, kind, segment) at each."""
+    """What one run showed; `alerts` and `always`: (requests, events) at each alert of the monitor, of the rule."""
 
     requests: int = 0
     events: int = 0
     days: float = 0.0
     drift: tuple[int, int] | None = None  # requests, events
-    alerts: list[tuple[int, int, str, str]] | None = None
-    always: list[tuple[int, int]] | None = None
+    alerts: list[tuple[int, int]] = field(default_factory=list)
+    always: list[tuple[int, int]] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
 
-    def after(self, found: list[Any]) -> list[Any]:
+    def after(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Those after the drift."""
         return [] if self.drift is None else [one for one in found if one[0] > self.drift[0]]
 
-    def before(self, found: list[Any]) -> list[Any]:
-        """Those while the world was stable."""
-        return [one for one in found if self.drift is None or one[0] <= self.drift[0]]
+
+@dataclass
+class Watched:
+    """A world in front of its champion, and the monitor that sees its examples in the order of their log."""
+
+    world: loop.Loop
+    monitor: DriftMonitor
+    run: Run
+    began: float = 0.0
+    learned: int = 0
+
+    def until(self, requests: int, a_step: int) -> None:
+        """Go on until so many requests were made; an example counts when its window has closed."""
+        while len(self.world.requests.arm) < requests:
+            for example in self.world.step(a_step):
+                if example.arm is not None:
+                    self._see(example)
+
+    def _see(self, example: Example) -> None:
+        run = self.run
+        self.began = self.began or example.at
+        run.requests += 1
+        run.events += 1 + sum(sum(row.labels.values()) for row in example.rows)
+        run.days = (example.at - self.began) / DAY
+        for alert in self.monitor.see(example):
+            run.alerts.append((run.requests, run.events))
+            run.kinds.append(f"{alert.figure or alert.kind} of {alert.segment}")
+            print(f"  {'drifted' if run.drift else 'stable'}, request {run.requests:,}: {headline(alert)}")
+        if example.arm == LEARNED:
+            self.learned += 1
+            if self.learned % QUIET == 0:
+                run.always.append((run.requests, run.events))
 
 
-def examples(seed: int, folder: Path, traffic: Traffic, drifts: bool) -> Iterator[Example | None]:
-    """The run's examples in the order of their log; None where the drift happens."""
+def both(seed: int, folder: Path, traffic: Traffic) -> tuple[Run, Run]:
+    """A stable and a drifted run of one world, the same until the drift; delays count from there to the alert's example."""
     world, trained, version = loop.start(seed, folder, Policy(), run_seed=seed)
     world.serve(trained, version, 1)
-    shown = 0
-    while shown < traffic.requests:
-        if drifts and shown >= traffic.drift:
-            world.drift(SHARE)
-            drifts = False
-            yield None
-        found = world.step(traffic.a_step)
-        shown = len(world.requests.arm)
-        yield from found
+    stable = Watched(world, DriftMonitor(), Run())
+    stable.until(traffic.drift, traffic.a_step)
+    drifted = copy.deepcopy(stable)
+    drifted.world.drift(SHARE)
+    drifted.run.drift = drifted.run.requests, drifted.run.events
+    for watched in (stable, drifted):
+        watched.until(traffic.requests, traffic.a_step)
+    return stable.run, drifted.run
 
 
-def run(seed: int, folder: Path, traffic: Traffic, drifts: bool) -> Run:
-    """One run; delays are counted from the drift to the example that raised the alert, its open window included."""
-    made, monitor, done = Run(alerts=[], always=[]), DriftMonitor(), 0
-    began = learned = 0.0
-    assert made.alerts is not None
-    assert made.always is not None
-    for example in examples(seed, folder, traffic, drifts):
-        if example is None:
-            made.drift = made.requests, made.events
-            continue
-        if example.arm is None:
-            continue
-        began = began or example.at
-        made.requests += 1
-        made.events += 1 + sum(sum(row.labels.values()) for row in example.rows)
-        made.days = (example.at - began) / DAY
-        learned += example.arm == "learned"
-        for alert in monitor.see(example):
-            made.alerts.append((made.requests, made.events, alert.kind, alert.segment))
-            print(f"  seed {seed}, request {made.requests:,}: {headline(alert)}")
-        if learned // QUIET > done:
-            done = int(learned // QUIET)
-            made.always.append((made.requests, made.events))
-    return made
+def figures(runs: list[tuple[Run, Run]], of: str) -> dict[str, Any]:
+    """Alerts a stable day, share of drifts detected, and delays, of the monitor (`alerts`) or of a rule."""
 
+    def found(one: Run) -> list[tuple[int, int]]:
+        return [] if of == "never" else list(getattr(one, of))
 
-def figures(stable: list[Run], drifted: list[Run], of: str) -> dict[str, Any]:
-    """Alerts a stable day, share of drifts detected, and delays, of the monitor (`alerts`) or a rule."""
-
-    def found(one: Run) -> list[Any]:
-        return [] if of == "never" else list(getattr(one, of) or [])
-
-    days = sum(one.days for one in stable)
-    first = [(one, one.after(found(one))[0]) for one in drifted if one.after(found(one))]
-    requests = [at[0] - one.drift[0] for one, at in first if one.drift]
-    events = [at[1] - one.drift[1] for one, at in first if one.drift]
+    days = sum(stable.days for stable, _ in runs)
+    false = sum(len(found(stable)) for stable, _ in runs)
+    detected = [(one, one.after(found(one))) for _, one in runs if one.after(found(one))]
     return {
-        "stable_runs": len(stable),
-        "stable_runs_with_an_alert": sum(bool(found(one)) for one in stable),
         "stable_days": round(days, 2),
-        "alerts_a_stable_day": sum(len(found(one)) for one in stable) / days,
-        "drifted_runs": len(drifted),
-        "detected": len(first) / max(len(drifted), 1),
-        "alerts_after_a_drift": float(np.mean([len(one.after(found(one))) for one in drifted])),
-        "alerts_before_a_drift": sum(len(one.before(found(one))) for one in drifted),
-        "delay_requests": quantiles(requests),
-        "delay_events": quantiles(events),
+        "stable_runs_with_an_alert": sum(bool(found(stable)) for stable, _ in runs),
+        "alerts_a_stable_day": false / days,
+        "detected": len(detected) / len(runs),
+        "alerts_a_drift": sum(len(after) for _, after in detected) / len(runs),
+        "delay_requests": quantiles([after[0][0] - one.drift[0] for one, after in detected if one.drift]),
+        "delay_events": quantiles([after[0][1] - one.drift[1] for one, after in detected if one.drift]),
     }
 
 
@@ -136,23 +137,24 @@ def quantiles(values: list[int]) -> dict[str, float] | None:
 
 
 def main(
-    seeds: Annotated[int, typer.Option(min=1, help="worlds")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="worlds, shared out between the two rates of traffic")] = 10,
     work: Annotated[Path | None, typer.Option(help="folder for worlds and models, kept and used again")] = None,
     out: Annotated[Path, typer.Option(help="where the figures go")] = OUT,
 ) -> None:
     """Measure the drift monitor."""
     folder = work or Path(mkdtemp(prefix="feedloop-drift-"))
-    began, result = time.time(), {}
+    began = time.time()
+    result: dict[str, dict[str, Any]] = {}
     for seed in range(seeds):
         loop.seeded(seed, folder / str(seed))
-    for traffic in TRAFFIC:
+    for k, traffic in enumerate(TRAFFIC):
         print(f"{traffic.name}: {traffic.requests:,} requests a run, half of the people drift after {traffic.drift:,}")
-        stable = [run(seed, folder / str(seed), traffic, False) for seed in range(seeds)]
-        drifted = [run(seed, folder / str(seed), traffic, True) for seed in range(seeds)]
+        mine = range(k, seeds, len(TRAFFIC))
+        runs = [both(seed, folder / str(seed), traffic) for seed in mine]
         rules = {"monitor": "alerts", "always fires": "always", "never fires": "never"}
-        result[traffic.name] = {name: figures(stable, drifted, of) for name, of in rules.items()} | {
-            "kinds": sorted({one.after(one.alerts or [])[0][2] for one in drifted if one.after(one.alerts or [])})
-        }
+        result[traffic.name] = {name: figures(runs, of) for name, of in rules.items()}
+        result[traffic.name]["seeds"] = list(mine)
+        result[traffic.name]["first_alerts"] = [one.kinds[0] for _, one in runs if one.kinds]
         print(result[traffic.name])
         out.parent.mkdir(parents=True, exist_ok=True)
         about = {"budget": BUDGET, "unit": UNIT, "quiet": QUIET, "share": SHARE, "seconds": round(time.time() - began)}

@@ -43,7 +43,7 @@ def stream(
 
 def _user(user: int, dwell: float, draw: np.random.Generator) -> UserFeatures:
     values = dict.fromkeys(USER_NUMERIC, 0.0) | {
-        "total_interactions": 3.0 if user % 5 == 0 else 80.0,
+        "total_interactions": 3.0 if user % 7 == 0 else 80.0,
         "click_rate": 0.2 + 0.05 * draw.normal(),
         "like_rate": 0.05 + 0.01 * draw.normal(),
         "average_dwell_seconds": dwell + draw.normal(),
@@ -53,12 +53,13 @@ def _user(user: int, dwell: float, draw: np.random.Generator) -> UserFeatures:
 
 
 def _rows(arm: str, p: float, dwell: float, draw: np.random.Generator) -> tuple[Row, ...]:
-    rows = []
+    chance, quality, seconds = draw.random((3, 10)).tolist(), draw.normal(0.1, 0.02, 10).tolist(), draw.exponential(dwell, 10)
+    items, rows = draw.integers(1000, size=10).tolist(), []
     for place in range(10):
-        numeric = dict.fromkeys(ITEM_NUMERIC, 0.0) | {"click_rate": 0.1 + 0.02 * draw.normal()}
-        item = ItemFeatures(str(draw.integers(1000)), tuple(numeric.values()), category=f"c{draw.integers(4)}")
-        labels = {} if place >= LOOKED else {"view": 1, "click": 1} if draw.random() < p else {"view": 1}
-        milliseconds = round(1000 * dwell * draw.exponential()) if labels else 0
+        numeric = tuple(quality[place] if name == "click_rate" else 0.0 for name in ITEM_NUMERIC)
+        item = ItemFeatures(str(items[place]), numeric, category=f"c{int(4 * chance[1][place])}")
+        labels = {} if place >= LOOKED else {"view": 1, "click": 1} if chance[0][place] < p else {"view": 1}
+        score = 0.5 + 0.4 * chance[2][place]
         source = "model" if arm == "learned" else arm
-        rows.append(Row(item, place, float(draw.uniform(0.5, 0.9)), 1.0, source, labels, milliseconds))
+        rows.append(Row(item, place, score, 1.0, source, labels, round(1000 * seconds[place]) if labels else 0))
     return tuple(rows)

