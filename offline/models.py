@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import structlog
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -67,7 +66,7 @@ def promote(version: Version) -> None:
     generation, champion = registry.generation(), _champion(registry)
     if champion is not None and champion.version == version:
         raise FeedError(f"{version} serves already, as generation {champion.generation}")
-    _require_healthy(registry, version)
+    snapshot.load(registry.folder(version)).require_finite()
     _say(registry.promote(version, generation=generation, evidence=BY_HAND))
 
 
@@ -77,7 +76,7 @@ def rollback() -> None:
     registry = _registry()
     generation, previous = registry.generation(), registry.previous()
     if previous is not None:
-        _require_healthy(registry, previous)
+        snapshot.load(registry.folder(previous)).require_finite()
     _say(registry.roll_back(generation=generation, evidence=BY_HAND))
 
 
@@ -117,14 +116,6 @@ def _about(registry: Registry, version: str) -> tuple[str, ...]:
         str(manifest.get("created_at", ""))[:19].replace("T", " "),
         str(manifest.get("held") or ""),
     )
-
-
-def _require_healthy(registry: Registry, version: str) -> None:
-    """Raises `BadModel` for weights that no ranker would take."""
-    model = snapshot.load(registry.folder(version)).model
-    bad = [name for name, weights in model.state_dict().items() if not bool(torch.isfinite(weights.float()).all())]
-    if bad:
-        raise BadModel(f"{version} has weights that are not finite ({', '.join(bad)}): it cannot rank; choose another version")
 
 
 def _registry() -> Registry:

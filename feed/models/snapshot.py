@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -27,7 +28,8 @@ from feed.features import user as user_features
 from feed.models.two_tower import TwoTower
 
 WEIGHTS, FEATURES, MANIFEST = "weights.safetensors", "features.json", "manifest.json"
-REMEDY = "restore the folder from a copy, or train anew with `python offline/bootstrap.py`"
+TRAIN = "train anew with `python offline/bootstrap.py`"
+REMEDY = f"restore the folder from a copy, or {TRAIN}"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,12 @@ class Snapshot:
     model: TwoTower
     space: FeatureSpace
     manifest: Mapping[str, Any]
+
+    def require_finite(self) -> None:
+        """Raises `BadModel` naming the weights that are NaN or infinite: such a model can score nothing."""
+        bad = [name for name, weights in self.model.state_dict().items() if not bool(torch.isfinite(weights.float()).all())]
+        if bad:
+            raise BadModel(f"weights that are not finite ({', '.join(bad)}) cannot rank: choose another version, or {TRAIN}")
 
 
 def save(

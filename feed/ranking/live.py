@@ -118,5 +118,7 @@ class Live:
 
 
 def load(champion: Champion, table: ItemTable, policy: Policy, now: float) -> Ranker:
-    """A ranker of this champion over `table` at `now`. Raises `BadModel`."""
-    return Ranker(snapshot.load(champion.path), champion.version, champion.generation, table, policy, now)
+    """A ranker of this champion over `table` at `now`. Raises `BadModel`, also for weights that are not finite."""
+    loaded = snapshot.load(champion.path)
+    loaded.require_finite()
+    return Ranker(loaded, champion.version, champion.generation, table, policy, now)

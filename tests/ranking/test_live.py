@@ -87,6 +87,19 @@ def test_a_corrupt_champion_is_refused_and_the_old_one_goes_on(tmp_path, state):
     assert catalogue.live.version == "v000003"
 
 
+def test_a_champion_whose_user_tower_is_not_finite_is_refused_before_anybody_is_ranked_with_it(tmp_path, state):
+    promote(tmp_path, snapshot(state))
+    catalogue = Catalogue(tmp_path)
+    catalogue.refresh()
+    bad = snapshot(state, seed=2)
+    weights = next(w for n, w in bad.model.named_parameters() if "user" in n)
+    weights.data.view(-1)[0] = float("nan")
+    promote(tmp_path, bad)
+    catalogue.refresh()
+    assert catalogue.live.version == "v000001"
+    assert len(catalogue.live.rank([state.user("1")])) == 1
+
+
 def test_a_broken_role_file_does_not_stop_the_ranker_at_hand(tmp_path, state):
     promote(tmp_path, snapshot(state))
     catalogue = Catalogue(tmp_path)
