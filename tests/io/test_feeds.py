@@ -121,6 +121,13 @@ def test_many_feeds_are_written_and_read_in_order_and_unknown_users_have_none(cl
     assert store.read_many([]) == []
 
 
+def test_generations_are_those_of_the_feeds_and_0_where_there_is_none(client):
+    store = FeedStore(client)
+    store.write([made(items_of("a", "b"), "1", generation=3), made((), "2", generation=12, at=position(4))])
+    assert store.generations(["2", "nobody", "1"]) == [12, 0, 3]
+    assert store.generations([]) == []
+
+
 def test_the_largest_feed_allowed_fits_into_the_script(client):
     full = made([FeedItem(str(k), 1 - k / 1000, 1.0, "model") for k in range(500)])
     assert FeedStore(client).write([full]) == 1
