@@ -3,7 +3,8 @@
     training-examples ─► Learner (in memory, its steps in a thread) ─► every `FEED_SNAPSHOT_SECONDS` a version, role challenger
 
 A version holds the learner's whole state with its position in the log, so the newest one is where a start, or the owner after a
-failover, goes on. A batch is acknowledged when a published version holds it. It never promotes.
+failover, goes on. A batch is acknowledged when a published version holds it, or at once while the learner is held. The agent
+never promotes.
 
 `python stream_processors/learner.py`
 """
@@ -73,17 +74,21 @@ class LearnerAgent:
         """Publish what was learned since the last version, if that is due and this worker owns the log."""
         async with self._one_at_a_time:
             self._learned = [batch for batch in self._learned if not batch.stale]
+            kept = self._learner is not None and self._learner.progress.guard.held is not None
             if owner and self._due():
                 try:
                     await asyncio.to_thread(self._publish)
+                    kept = True
                 except FeedError as error:
                     log.warning("not published yet", error=str(error))
-                    return
-                for batch in self._learned:
-                    batch.ack()
-                self._learned.clear()
+                    kept = False
             for batch in self._learned:
-                batch.touch()  # it waits for the next version, or for enough examples for a step
+                if kept:  # a held learner learns nothing that could be lost
+                    batch.ack()
+                else:
+                    batch.touch()  # it waits for the next version, or for enough examples for a step
+            if kept:
+                self._learned.clear()
 
     def _meet(self, start: int) -> int:
         """Where the learner stands; it is read from the registry if it cannot go on at `start`. Raises `FeedError`."""

@@ -7,7 +7,6 @@ replayed for some ten thousand examples and then forgotten, as it must be when t
 Reference: Aggarwal 2006, "On Biased Reservoir Sampling in the Presence of Stream Evolution", algorithm 3.1.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable
 
 import numpy as np
@@ -59,7 +58,7 @@ class Catalogue:
     """The `CATALOGUE` items seen last, as they were then."""
 
     def __init__(self, items: Iterable[ItemFeatures] = ()) -> None:
-        self._items = OrderedDict((item.item_id, item) for item in items)
+        self._items = {item.item_id: item for item in items}
 
     def __len__(self) -> int:
         return len(self._items)
@@ -71,10 +70,10 @@ class Catalogue:
     def add(self, example: Example) -> None:
         """The items of one more example."""
         for row in example.rows:
+            self._items.pop(row.item.item_id, None)  # so that it comes last
             self._items[row.item.item_id] = row.item
-            self._items.move_to_end(row.item.item_id)
         while len(self._items) > CATALOGUE:
-            self._items.popitem(last=False)
+            del self._items[next(iter(self._items))]
 
     def draw(self, n: int, rng: np.random.Generator) -> list[ItemFeatures]:
         """At most `n` different ones, uniformly."""

@@ -167,8 +167,12 @@ def test_a_held_learner_is_published_once_with_the_reason(registry):
     apply(learner, OneBatch(0, 64))
     assert learner._learner is not None
     learner._learner.progress.guard.held = "the loss is nan"
-    apply(learner, OneBatch(64, 256))
-    apply(learner)
+    batch = OneBatch(64, 192)
+    apply(learner, batch)
+    assert batch.acked == 1
+    later = OneBatch(192, 256)
+    apply(learner, later)
+    assert later.acked == 1
     assert registry.versions() == ["v000001", "v000002", "v000003"]
     assert json.loads((registry.folder("v000003") / snapshot.MANIFEST).read_text())["held"] == "the loss is nan"
     held = snapshot.load(registry.folder("v000003"))
