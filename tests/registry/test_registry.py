@@ -1,12 +1,17 @@
 import json
 import shutil
 import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from feed.errors import BadModel, NotPromoted
 from feed.models import snapshot as snapshots
 from feed.registry import Registry
+from feed.registry import registry as module
 from tests.small import snapshot, world
 
 
@@ -90,6 +95,49 @@ def test_the_ledger_tells_every_publication_and_promotion(registry):
         ("promoted", first, 1, None),
         ("promoted", second, 2, first),
     ]
+
+
+ACTS = st.one_of(
+    st.sampled_from(["publish", "publish challenger", "roll back"]),
+    st.tuples(st.sampled_from(["promote", "trial"]), st.integers(0, 30)),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(acts=st.lists(ACTS, min_size=5, max_size=40))
+def test_whatever_is_done_in_whatever_order_roles_and_versions_are_as_the_rules_say(acts):
+    champion = previous = challenger = None
+    generation, published, trial = 0, [], []
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "NEWEST", 3)
+        registry = Registry(Path(folder))
+        for act in acts:
+            if act in ("publish", "publish challenger"):
+                published.append(registry.publish(write, challenger=act != "publish"))
+                challenger = published[-1] if act != "publish" else challenger
+                kept = {champion, previous, challenger, *trial, *published[-3:]} - {None}
+                assert set(registry.versions()) <= kept, "what has no reason to stay goes"
+            elif act == "roll back":
+                if previous is None:
+                    with pytest.raises(NotPromoted):
+                        registry.roll_back()
+                else:
+                    champion, previous, generation = previous, None, generation + 1
+                    assert registry.roll_back().version == champion
+            elif held := registry.versions():
+                version = held[act[1] % len(held)]
+                if act[0] == "trial":
+                    trial = [champion, version]
+                    registry.note("trial", champion=champion, challenger=version)
+                else:
+                    previous = previous if version == champion else champion
+                    champion, generation = version, generation + 1
+                    challenger = None if challenger == version else challenger
+                    assert registry.promote(version, generation=generation - 1).generation == generation
+            now = registry.champion()
+            assert (now and now.version, registry.generation()) == (champion, generation)
+            assert (registry.previous(), registry.challenger()) == (previous, challenger)
+            assert {champion, previous, challenger, *trial, *published[-3:]} - {None} <= set(registry.versions())
 
 
 def test_concurrent_publications_and_promotions_lose_nothing(registry, tmp_path):
