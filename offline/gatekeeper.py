@@ -73,7 +73,8 @@ class Gatekeeper:
         self._watch: Running | None = None
         self._looked_at: str | None = None
         self._resume()
-        waiting = [running.opened["from_offset"] for running in (self._trial, self._watch) if running is not None]
+        running: tuple[Running | None, ...] = (self._trial, self._watch)
+        waiting = [int(one.opened["from_offset"]) for one in running if one]
         self.start = max(0, min([*waiting, history.reached(registry.ledger(), topic_id)]) - LOOKBACK)
         self.start -= self.start % CHUNK
         self._done = self._read = self.start  # every chunk before `_done` is done, every record before `_read` is read

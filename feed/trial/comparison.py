@@ -1,10 +1,11 @@
 """Two fixed models on the same fresh examples, request by request, until one is shown to be the better one.
 
-Evidence of a request is the weighted mean, over its rows shown by chance, of the difference in calibrated log-loss of
-"clicked", champion minus challenger: positive where the challenger does better. Each model's logits pass through its own
-calibration, fitted by the same procedure on strictly earlier evidence: the first part calibrates only, and at every doubling
-it is fitted anew. In a log without impressions the evidence is the difference in reciprocal catalogue rank of what was
-engaged with.
+Evidence of a request is the weighted mean, over its n rows shown by chance, of the difference in calibrated log-loss of
+"clicked", champion minus challenger (positive where the challenger does better), times n: a random feed's ten rows say ten
+times as much as one explored slot, and counted alike a trial would need 1.6 times the requests. Each model's logits pass
+through its own calibration, fitted by the same procedure on strictly earlier evidence: the first part calibrates only, and at
+every doubling it is fitted anew. In a log without impressions the evidence is the difference in reciprocal catalogue rank of
+what was engaged with.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from feed.trial.sequence import TUNED, Clustered, boundary, rho_of
 CALIBRATING, CALIBRATING_CLICKS = 200, 10  # requests and clicks before the first calibration
 CLICKS = 20  # among the compared requests before the test may speak: clicks carry nearly all of the variance
 WORSE_ALPHA = 0.05  # level at which the champion is found better: no discovery, so no level is spent on it
-GUARDED_EVERY = 50  # requests between two whose top ten are compared
+GUARDED_EVERY = 50  # requests between two whose top ten are compared, after the first 50, which all are
 SAME = 1e-6  # share of a score's variance that a straight line through the other's may leave
 
 
@@ -125,7 +126,7 @@ class Comparison:
 
     def _wants_catalogue(self, example: Example, evidence: Evidence, number: int) -> bool:
         organic = example.organic and example.rows[0].positive
-        return organic or bool(evidence.clicked.any()) or number % GUARDED_EVERY == 1
+        return organic or bool(evidence.clicked.any()) or _guarded(number)
 
     def _add(
         self,
@@ -139,7 +140,7 @@ class Comparison:
         if broken := _broken(scores, full, catalogue):
             self.outcome = broken
             return
-        if full is not None and self.requests % GUARDED_EVERY == 1:
+        if full is not None and _guarded(self.requests):
             for lists, of_model in zip(self.lists, full, strict=True):
                 lists.add(top(of_model, allowed(example, catalogue), catalogue))
         if evidence.rows:
@@ -160,7 +161,7 @@ class Comparison:
             self.rank, self._rho = Paired(), 0.0  # what organic examples said is another figure
         if self._platt:
             losses = [
-                float(np.average(platt.loss(s, evidence.clicked), weights=evidence.weights))
+                len(s) * float(np.average(platt.loss(s, evidence.clicked), weights=evidence.weights))
                 for platt, s in zip(self._platt, scores, strict=True)
             ]
             self.loss = [self.loss[0] + losses[0], self.loss[1] + losses[1]]
@@ -228,8 +229,7 @@ class Comparison:
 
     def _calibrate(self) -> None:
         clicked = np.concatenate([e.clicked for _, _, e in self._rows])
-        # a request counts once, as in the test
-        weights = np.concatenate([e.weights / e.weights.sum() for _, _, e in self._rows])
+        weights = np.concatenate([e.weights / e.weights.mean() for _, _, e in self._rows])  # as in the test
         champion, challenger = (
             calibration.fit(np.concatenate([rows[which] for rows in self._rows]), clicked, weights) for which in (0, 1)
         )
@@ -243,6 +243,10 @@ class Comparison:
             return False
         r = float(np.corrcoef(a, b)[0, 1])
         return r > 0 and 1 - r * r < SAME
+
+
+def _guarded(number: int) -> bool:
+    return number <= GUARDED_EVERY or number % GUARDED_EVERY == 0
 
 
 def _broken(scores: tuple[np.ndarray, ...], full: tuple[np.ndarray, np.ndarray] | None, catalogue: LastSeen) -> Outcome | None:

@@ -1,7 +1,7 @@
 """What of an example says which model is better: only rows that chance chose to show.
 
 What the champion chose to show does not: clicks on it are evidence of its own choice, and two equal models judged by them come
-out far apart. A row shown by chance weighs one over its propensity, clipped, within its request.
+out far apart. Within its request, a row shown by chance weighs one over its propensity, clipped.
 """
 
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ theory and asymptotic confidence sequences", Ann. Statist. 52(6).
 from math import log, sqrt
 
 REQUESTS, USERS = 500, 50  # the sequence is silent before
-TUNED = 4000  # requests at which the boundary is as narrow as it can be
+TUNED = 8000  # requests at which the boundary is as narrow as it can be
 
 
 class Clustered:

@@ -6,7 +6,7 @@ from typing import Any
 from feed.trial.comparison import Comparison, Outcome
 
 ITEMS, CATEGORIES, LATENCY = 0.5, 0.8, 3.0  # the challenger's, over the champion's: at least, at least, at most
-LISTS = 10  # top tens seen of each before they are compared
+LISTS = 50  # top tens seen of each before they are compared
 PROMOTE, REFUSE, GIVE_UP = "promote", "refuse", "give up"
 ROLL_BACK, STANDS = "roll back", "stands"
 

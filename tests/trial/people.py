@@ -11,7 +11,7 @@ ITEMS = FrozenItems(STATE.items, NOW)
 ALL_ITEMS = [ITEMS[str(k)] for k in range(60)]
 USERS = [freeze_user(STATE.user(str(u)), NOW) for u in range(120)]
 TRUTH = snapshot(STATE, seed=0)  # whom the clicks follow
-OTHER = snapshot(STATE, seed=1)  # knows nothing of them
+OTHER = snapshot(STATE, seed=3)  # knows nothing of them
 
 _users = TRUTH.model.user_vectors(TRUTH.space.frozen_users(USERS)).detach().numpy()
 _items = TRUTH.model.item_vectors(TRUTH.space.frozen_items(ALL_ITEMS)).detach().numpy()
@@ -19,18 +19,18 @@ _scores = _users @ _items.T
 CHANCE = 1 / (1 + np.exp(2.5 - 1.5 * (_scores - _scores.mean()) / _scores.std()))  # (120, 60): of a click
 
 
-def requests(n, seed=0, rows=4, source="random", start=0, at=NOW, organic=False):
+def requests(n, seed=0, rows=4, source="random", start=0, at=NOW, organic=False, chance=CHANCE):
     """`n` examples, a second apart from `at` on, numbered from `start`; their items are drawn uniformly."""
     rng = np.random.default_rng([seed, start])
-    return [_request(rng, start + k, rows, source, at + k, organic) for k in range(n)]
+    return [_request(rng, start + k, rows, source, at + k, organic, chance) for k in range(n)]
 
 
-def _request(rng, number, rows, source, at, organic):
+def _request(rng, number, rows, source, at, organic, chance):
     u = int(rng.integers(120))
     items = rng.choice(60, rows, replace=False)
-    clicked = rng.random(rows) < CHANCE[u, items]
+    clicked = rng.random(rows) < chance[u, items]
     if organic:
-        items[0] = rng.choice(60, p=CHANCE[u] ** 3 / (CHANCE[u] ** 3).sum())
+        items[0] = rng.choice(60, p=chance[u] ** 3 / (chance[u] ** 3).sum())
         clicked = np.arange(rows) == 0
     told = {} if organic else {"propensity": 1 / 60, "source": source}
     return Example(

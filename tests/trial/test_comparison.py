@@ -4,14 +4,13 @@ import copy
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 
 from feed.trial import Comparison, LastSeen, Scorer, judge, judge_return
-from tests.small import snapshot
-from tests.trial.people import OTHER, STATE, TRUTH, requests
+from tests.trial.people import CHANCE, OTHER, TRUTH, requests
 
 LIMIT = 3000
-NO_MODEL = snapshot(STATE, seed=2)
 
 
 class Moved(Scorer):
@@ -111,8 +110,9 @@ def test_without_impressions_the_rank_of_what_was_engaged_with_decides():
     assert compare(Scorer(TRUTH), Scorer(OTHER), requests(LIMIT, organic=True)).decision == "refuse"
 
 
-def test_two_that_know_nothing_are_not_told_apart():
-    assert compare(Scorer(OTHER), Scorer(NO_MODEL), requests(2000), limit=2000).decision == "give up"
+def test_when_people_click_at_random_no_model_is_better():
+    at_random = requests(2000, chance=np.full_like(CHANCE, 0.08))
+    assert compare(Scorer(OTHER), Scorer(TRUTH), at_random, limit=2000).decision == "give up"
 
 
 def test_a_winner_by_the_test_whose_lists_are_narrow_is_refused(monkeypatch):

@@ -1,0 +1,238 @@
+"""How often a trial promotes what is not better, and how many requests it needs for what is: figures into var/trials.json.
+
+    flipped    real per-request differences with each user's sign drawn by chance: null trials, watched at every request
+    seeds      closed loop: versions trained alike but for their seed, each as champion (it serves) and as challenger
+    power      closed loop: the trained version as challenger of worse champions; users resampled for the share that is promoted
+
+`python -m benchmarks.trials [--requests 12000] [--flips 2000]`
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import beta
+
+from benchmarks.loop import in_temporary_folder, seeded, start
+from benchmarks.refusals import CHUNK, popularity, shuffled_labels
+from feed.models import snapshot
+from feed.models.snapshot import Snapshot
+from feed.ranking.arms import Policy
+from feed.registry import Registry
+from feed.trial import Comparison, LastSeen, Scorer, judge
+from feed.trial.comparison import WORSE_ALPHA
+from feed.trial.sequence import REQUESTS, TUNED, USERS, Clustered, rho_of
+from offline import bootstrap
+
+OUT = Path(__file__).parents[1] / "var" / "trials.json"
+ALPHA = 0.05
+RESAMPLED = 200
+SEEDS = 3
+
+
+class Recorded(Clustered):
+    """Keeps every difference it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users_of: list[str] = []
+        self.values: list[float] = []
+
+    def add(self, user: str, x: float) -> None:
+        """As `Clustered.add`."""
+        super().add(user, x)
+        self.users_of.append(user)
+        self.values.append(x)
+
+
+class Endless(Comparison):
+    """Goes on after the test has spoken, to record all differences."""
+
+    def __init__(self, champion: Scorer, challenger: Scorer) -> None:
+        super().__init__(champion, challenger, ALPHA)
+        self.gain = self.recorded = Recorded()
+
+    def _tested_outcome(self, sums: Clustered) -> None:
+        return None
+
+
+@dataclass
+class Series:
+    """The differences of one comparison: users as numbers 0 ... and values, (n,)."""
+
+    name: str
+    users: np.ndarray
+    values: np.ndarray
+
+
+def crossed(users: np.ndarray, values: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """int64 (r,): the request at which each of r trials promotes at level ALPHA; -1: it does not. `signs` (r, users).
+
+    The sums of `Clustered`, for all trials at once; a trial that finds the champion better has ended.
+    """
+    n_of, s_of = np.zeros(signs.shape[1]), np.zeros(signs.shape[1])
+    ss = nn = 0.0
+    total, sn = np.zeros(len(signs)), np.zeros(len(signs))
+    rho = 0.0
+    result = np.full(len(signs), -1)
+    ended = np.zeros(len(signs), bool)
+    seen = 0
+    for k, (u, x) in enumerate(zip(users.tolist(), values.tolist(), strict=True), 1):
+        seen += n_of[u] == 0
+        ss += x * (2 * s_of[u] + x)
+        sn += signs[:, u] * (s_of[u] + x * n_of[u] + x)
+        nn += 2 * n_of[u] + 1
+        s_of[u] += x
+        n_of[u] += 1
+        total += signs[:, u] * x
+        if k < REQUESTS or seen < USERS:
+            continue
+        m = total / k
+        variance = np.maximum(0.0, ss - 2 * m * sn + m * m * nn) * seen / (seen - 1)
+        rho = rho or rho_of(float(np.mean(variance)) / k * TUNED, WORSE_ALPHA / 2)
+        win, lose = (_bounds(variance, rho, a) for a in (ALPHA, WORSE_ALPHA))
+        result[~ended & (total > win)] = k
+        ended |= (total > win) | (-total > lose)
+    return result
+
+
+def _bounds(variance: np.ndarray, rho: float, alpha: float) -> np.ndarray:
+    return np.asarray(np.sqrt(2 * (variance + rho) * np.log(np.sqrt((variance + rho) / rho) / (2 * alpha) + 1)))
+
+
+def upper(hits: int, n: int) -> float:
+    """The upper end of the 95 % interval of a share. Reference: Clopper and Pearson 1934, Biometrika 26(4)."""
+    return 1.0 if hits == n else float(beta.ppf(0.975, hits + 1, n - hits))
+
+
+def flipped(series: Series, flips: int) -> dict[str, Any]:
+    """Null trials out of real differences."""
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (flips, series.users.max() + 1))
+    at = crossed(series.users, series.values, signs)
+    hits = int((at >= 0).sum())
+    return {
+        "series": series.name, "requests": len(series.values), "users": int(signs.shape[1]), "trials": flips,
+        "promoted": hits, "share": hits / flips, "upper_95": upper(hits, flips),
+    }  # fmt: skip
+
+
+def power(series: Series) -> dict[str, Any]:
+    """Share of promotions, and requests needed, when users are drawn anew with replacement."""
+    rng, at = np.random.default_rng(0), []
+    by_user = [np.flatnonzero(series.users == u) for u in range(series.users.max() + 1)]
+    for _ in range(RESAMPLED):
+        drawn = rng.integers(len(by_user), size=len(by_user))
+        rows = np.concatenate([by_user[u] for u in drawn])
+        users = np.repeat(np.arange(len(drawn)), [len(by_user[u]) for u in drawn])
+        order = np.argsort(rows, kind="stable")
+        at.append(int(crossed(users[order], series.values[rows[order]], np.ones((1, len(drawn))))[0]))
+    needed = [k for k in at if k >= 0]
+    return {
+        "series": series.name, "requests": len(series.values), "trials": RESAMPLED, "promoted": len(needed) / RESAMPLED,
+        "median_requests": float(np.median(needed)) if needed else None,
+        "mean": float(series.values.mean()), "z": z_of(series),
+    }  # fmt: skip
+
+
+def z_of(series: Series) -> float:
+    """Mean over its standard error, clustered by user."""
+    sums = Clustered()
+    for user, value in zip(series.users.tolist(), series.values.tolist(), strict=True):
+        sums.add(str(user), value)
+    return sums.mean / sums.error
+
+
+def serve(
+    folder: Path, seed: int, name: str, champion: Snapshot, challengers: dict[str, Snapshot], requests: int
+) -> tuple[list[Series], list[dict[str, Any]]]:
+    """Let `champion` rank for this many requests; the differences and the verdicts of each challenger on what happens."""
+    loop, _, _ = start(seed, folder, Policy(), run_seed=1)
+    loop.serve(champion, name, 1)
+    catalogue = LastSeen()
+    catalogue.add(loop.past, 0)
+    endless = {other: Endless(Scorer(champion), Scorer(model)) for other, model in challengers.items()}
+    trials = {other: Comparison(Scorer(champion), Scorer(model), ALPHA) for other, model in challengers.items()}
+    verdicts: dict[str, Any] = {}
+    waiting, seen = [], 0
+    while seen < requests:
+        waiting += loop.step(60)
+        while len(waiting) >= CHUNK:
+            chunk, waiting = waiting[:CHUNK], waiting[CHUNK:]
+            seen += CHUNK
+            for other in challengers:
+                endless[other].see(chunk, catalogue)
+                if other not in verdicts:
+                    trials[other].see(chunk, catalogue)
+                    if verdict := judge(trials[other], requests):
+                        verdicts[other] = verdict
+            catalogue.add(chunk, seen)
+    series = []
+    for other, comparison in endless.items():
+        users = np.unique(comparison.recorded.users_of, return_inverse=True)[1]
+        series.append(Series(f"{other} against {name}", users, np.array(comparison.recorded.values)))
+    told = [
+        {"champion": name, "challenger": other, "decision": v.decision, "why": v.why, "requests": v.figures["requests"]}
+        for other, v in verdicts.items()
+    ]
+    return series, told
+
+
+def trained_alike(folder: Path, seeds: Sequence[int]) -> dict[str, Snapshot]:
+    """Versions trained on the same log, alike but for the seed."""
+    registry = Registry(folder / "registry")
+    for seed in seeds[len(registry.versions()) :]:
+        bootstrap.run(folder / "data", folder / "registry", seed=seed)
+    return {f"seed {k}": snapshot.load(registry.folder(v)) for k, v in enumerate(registry.versions()[: len(seeds)])}
+
+
+def run(folder: Path, requests: int, flips: int) -> dict[str, Any]:
+    """All of it, on one world."""
+    seeded(0, folder)
+    models = trained_alike(folder, range(SEEDS))
+    good = models["seed 0"]
+    worse = {"popularity": popularity(good), "shuffled labels": shuffled_labels(folder / "data", 1)}
+    null, closed, better, told = [], [], [], []
+    for name, champion in models.items():
+        series, verdicts = serve(folder, 0, name, champion, {o: m for o, m in models.items() if o != name}, requests)
+        closed += verdicts
+        null += series
+    for name, champion in worse.items():
+        series, verdicts = serve(folder, 0, name, champion, {"trained": good}, requests)
+        told += verdicts
+        better += series
+    promoted = sum(verdict["decision"] == "promote" for verdict in closed)
+    n = SEEDS * (SEEDS - 1)
+    return {
+        "alpha": ALPHA,
+        "flipped": [flipped(series, flips) for series in (*null, *better)],
+        "seeds": {"trials": n, "promoted": promoted, "upper_95": upper(promoted, n), "verdicts": closed,
+                  "z": {series.name: round(z_of(series), 2) for series in null}},
+        "power": {"verdicts": told, "resampled": [power(series) for series in better]},
+    }  # fmt: skip
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description="false promotions and power of the trial")
+    parser.add_argument("--requests", type=int, default=12_000, help="shown in each closed loop")
+    parser.add_argument("--flips", type=int, default=2000, help="null trials a series")
+    parser.add_argument("--folder", type=Path, help="keep the world and its versions here, and take them from here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    def work(folder: Path) -> None:
+        figures = run(arguments.folder or folder, arguments.requests, arguments.flips)
+        OUT.parent.mkdir(exist_ok=True)
+        OUT.write_text(json.dumps(figures, indent=2) + "\n")
+        print(json.dumps(figures, indent=2))
+
+    in_temporary_folder(work)
+
+
+if __name__ == "__main__":
+    main()
