@@ -11,7 +11,7 @@ what is to be tried. Reference: Polyak and Juditsky 1992, SIAM J. Control and Op
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -76,13 +76,12 @@ class Step(NamedTuple):
 class Weights:
     """A model that is trained, its moving average, and the optimiser's state."""
 
-    def __init__(self, average: TwoTower, live: TwoTower | None = None, moments: dict[str, Tensor] | None = None) -> None:
-        self.average = copy.deepcopy(average).eval()
-        self.live = copy.deepcopy(average if live is None else live).train()
-        of_tables = {id(w) for w in self.live.tables}
-        self.optimiser = RowAdam(
-            self.live.tables, [w for w in self.live.parameters() if id(w) not in of_tables], moments
-        )  # fmt: skip
+    def __init__(self, start: TwoTower, moments: Mapping[str, Tensor] | None = None) -> None:
+        """Both models begin as `start`; raises as `RowAdam` if `moments` are of other weights."""
+        self.average, self.live = copy.deepcopy(start).eval(), copy.deepcopy(start).train()
+        tables = {id(w) for w in self.live.tables}
+        others = [w for w in self.live.parameters() if id(w) not in tables]
+        self.optimiser = RowAdam(self.live.tables, others, moments)
 
     @torch.no_grad()
     def approach(self) -> None:
