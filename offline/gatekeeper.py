@@ -71,7 +71,7 @@ class Gatekeeper:
         self._chunk: list[Example] = []
         self._trial: Running | None = None
         self._watch: Running | None = None
-        self._looked_at: str | None = None
+        self._looked: tuple[object, ...] = ()
         self._resume()
         running: tuple[Running | None, ...] = (self._trial, self._watch)
         waiting = [int(one.opened["from_offset"]) for one in running if one]
@@ -101,6 +101,10 @@ class Gatekeeper:
         champion = self._registry.champion()
         if champion is None:
             return
+        looked = (champion.generation, self._registry.challenger(), self._trial is None, self._watch is None)
+        if looked == self._looked:  # the ledger grows for ever: it is read when something has changed
+            return
+        self._looked = looked
         if self._watch is None:
             self._open_watch(champion)
         if self._trial is None:
@@ -168,11 +172,8 @@ class Gatekeeper:
 
     def _open_trial(self, champion: Champion) -> None:
         challenger = self._registry.challenger()
-        if challenger is None or challenger == self._looked_at:
-            return
         lines = self._registry.ledger()
-        self._looked_at = challenger
-        if challenger in history.tried(lines):
+        if challenger is None or challenger in history.tried(lines):
             return
         about: dict[str, Any] = {"champion": champion.version, "challenger": challenger}
         if why := self._unfit(challenger):
@@ -240,7 +241,7 @@ class Gatekeeper:
         log.info(f"trial {trial['number']} is void: {why}", **names(trial))
 
     def _end_trial(self, running: Running, verdict: Verdict) -> None:
-        trial, self._trial, self._looked_at = running.opened, None, None
+        trial, self._trial = running.opened, None
         evidence = {"offset": self._done, **verdict.evidence()}
         if verdict.decision != PROMOTE:
             event = history.GAVE_UP if verdict.decision == GIVE_UP else history.REFUSED

@@ -23,6 +23,7 @@ class LastSeen:
         self.updates = 0
         self._changed = np.zeros(0, np.int64)
         self._seen = np.zeros(0, np.int64)
+        self._there = np.zeros(0, bool)
         self._free: list[int] = []
 
     def __len__(self) -> int:
@@ -40,23 +41,23 @@ class LastSeen:
                 break
             del self.slot[oldest]
             self.items[slot] = None
+            self._there[slot] = False
             self._free.append(slot)
 
     def changed_since(self, updates: int) -> np.ndarray:
         """int64: the filled slots that changed after the update of this number."""
-        changed = np.flatnonzero(self._changed > updates)
-        return changed[[self.items[slot] is not None for slot in changed]]
+        return np.flatnonzero((self._changed > updates) & self._there)
 
     def there(self) -> np.ndarray:
-        """bool (slots,): which slots hold an item."""
-        return np.array([item is not None for item in self.items], bool)
+        """bool (slots,), the caller's own: which slots hold an item."""
+        return self._there[: len(self.items)].copy()
 
     def _put(self, item: ItemFeatures, number: int) -> None:
         slot = self.slot.pop(item.item_id, None)
         if slot is None:
             slot = self._free.pop() if self._free else self._grow()
         self.slot[item.item_id] = slot
-        self._seen[slot] = number
+        self._seen[slot], self._there[slot] = number, True
         if self.items[slot] != item:
             self.items[slot] = item
             self._changed[slot] = self.updates
@@ -66,4 +67,5 @@ class LastSeen:
         if len(self.items) > len(self._seen):
             more = np.zeros(max(1024, len(self._seen)), np.int64)
             self._seen, self._changed = np.concatenate([self._seen, more]), np.concatenate([self._changed, more])
+            self._there = np.concatenate([self._there, more.astype(bool)])
         return len(self.items) - 1

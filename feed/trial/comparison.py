@@ -76,10 +76,10 @@ class Comparison:
                 break
 
     def interval(self) -> tuple[float, float]:
-        """Of the mean difference, as wide as the level demands on the challenger's side: always valid."""
+        """Of the mean difference, always valid: the lower end at the level of the trial, the upper at `WORSE_ALPHA`."""
         sums = self.tested
-        width = boundary(sums.variance, self._rho, self.alpha) / sums.n if sums.n else float("inf")
-        return sums.mean - width, sums.mean + width
+        below, above = (boundary(sums.variance, self._rho, alpha) / max(1, sums.n) for alpha in (self.alpha, WORSE_ALPHA))
+        return sums.mean - below, sums.mean + above
 
     @property
     def tested(self) -> Clustered:
