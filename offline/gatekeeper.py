@@ -13,7 +13,6 @@ before. Chunks are cut at multiples of 64 offsets, whenever they arrive, so a tr
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,35 +25,16 @@ from feed import errors, logs, settings, wire
 from feed.errors import BadModel, FeedError, NotPromoted, Unreadable
 from feed.examples import Example, Restart, decode_record
 from feed.io import kafka
-from feed.models import snapshot
-from feed.models.snapshot import Snapshot
 from feed.registry import Champion, Registry
-from feed.trial import LOOKBACK, Comparison, LastSeen, Scorer, Verdict, history, judge, judge_return, level
+from feed.trial import LOOKBACK, LastSeen, Verdict, history, judge, judge_return, level
 from feed.trial.levels import ALPHA
 from feed.trial.verdict import GIVE_UP, PROMOTE, ROLL_BACK
+from offline.contenders import CHUNK, Contenders, Running, headline, names, progress
 
 log = structlog.get_logger()
 
-CHUNK = 64  # offsets scored together: a second of a busy log
 LOOK_SECONDS = 1.0  # between two looks at the registry
-PROGRESS = 1000  # requests with evidence between two lines of progress
 RETRY_SECONDS = 5.0
-LEARNER = "stream_processors/learner.py"  # what the manifests of its versions say in `created_by`
-
-
-@dataclass
-class Running:
-    """A trial or a watch: the ledger's line that opened it, and how far it is."""
-
-    opened: history.Line
-    comparison: Comparison
-    told: int = 0
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        versus = f"{self.opened['challenger']} against {self.opened['champion']}"
-        return f"trial {self.opened['number']}: {versus}" if "number" in self.opened else f"watch: {versus}"
 
 
 class Gatekeeper:
@@ -66,6 +46,7 @@ class Gatekeeper:
 
     def __init__(self, registry: Registry, topic_id: str, limit: int, send: Callable[[Restart], None]) -> None:
         self._registry, self._topic_id, self._limit, self._send = registry, topic_id, limit, send
+        self._contenders = Contenders(registry, topic_id)
         self._catalogue = LastSeen()
         self._last: dict[int, int] = {}
         self._chunk: list[Example] = []
@@ -136,13 +117,13 @@ class Gatekeeper:
         lines, generation = self._registry.ledger(), self._registry.generation()
         opened, over = history.watch_of(lines, generation)
         if opened is not None and not over and opened["topic_id"] == self._topic_id:
-            self._watch = self._running(opened)
+            self._watch = self._contenders.running(opened)
         if (trial := history.open_trial(lines)) is None:
             return
         if trial["topic_id"] != self._topic_id:
             self._void(trial, "its log is not there any more")
         elif trial["generation"] == generation:
-            self._trial = self._running(trial)
+            self._trial = self._contenders.running(trial)
             if self._trial is None:
                 self._void(trial, "a version of it cannot be read any more")
         elif (champion := self._registry.champion()) is None or champion.version != trial["challenger"]:
@@ -159,10 +140,10 @@ class Gatekeeper:
             "champion": champion.version,
             "challenger": previous,
             "alpha": ALPHA,
-            **self._from(champion.version, previous),
+            **self._contenders.evidence_from((champion.version, previous), self._read),
         }
         self._registry.note(history.WATCH, **line)
-        self._watch = self._running(line)
+        self._watch = self._contenders.running(line)
         if self._watch is None:
             self._registry.note(
                 history.STANDS, generation=champion.generation, champion=champion.version, why="one of the two cannot be read"
@@ -176,7 +157,7 @@ class Gatekeeper:
         if challenger is None or challenger in history.tried(lines):
             return
         about: dict[str, Any] = {"champion": champion.version, "challenger": challenger}
-        if why := self._unfit(challenger):
+        if why := self._contenders.unfit(challenger):
             self._registry.note(history.REFUSED, **about, why=why)
             log.warning(f"VERDICT {challenger} refused without a trial: {why}", **about)
             return
@@ -186,47 +167,14 @@ class Gatekeeper:
             **about,
             "generation": champion.generation,
             "alpha": level(number, history.promotions(lines)),
-            **self._from(champion.version, challenger),
+            **self._contenders.evidence_from((champion.version, challenger), self._read),
         }
-        running = self._running(line)
+        running = self._contenders.running(line)
         if running is None:
             return
         self._registry.note(history.TRIAL, **line)
         self._trial = running
         log.info(f"{running.name} opened", **line)
-
-    def _unfit(self, challenger: str) -> str | None:
-        """Why it is not even tried."""
-        try:
-            manifest = snapshot.load(self._registry.folder(challenger)).manifest
-        except BadModel as error:
-            return f"cannot be read: {error}"
-        return f"{history.HELD} by the guard: {manifest['held']}" if manifest.get("held") else None
-
-    def _from(self, *versions: str) -> dict[str, Any]:
-        """From which offset and after which event time nobody has learned: `from_offset` begins a chunk."""
-        offset, after = self._read, 0.0
-        for version in versions:
-            try:
-                manifest = snapshot.read_manifest(self._registry.folder(version))
-            except BadModel:
-                continue
-            after = max(after, manifest.get("learned_until") or 0.0)
-            position = manifest.get("position") or {}
-            if position.get("topic_id") == self._topic_id:
-                offset = max(offset, position["offset"])
-        return {"topic_id": self._topic_id, "from_offset": offset + -offset % CHUNK, "after": after}
-
-    def _running(self, opened: history.Line) -> Running | None:
-        try:
-            champion, challenger = (self._load(opened[role]) for role in ("champion", "challenger"))
-        except BadModel as error:
-            log.error("cannot compare", reason=str(error), champion=opened["champion"], challenger=opened["challenger"])
-            return None
-        return Running(opened, Comparison(Scorer(champion), Scorer(challenger), opened["alpha"]))
-
-    def _load(self, version: str) -> Snapshot:
-        return snapshot.load(self._registry.folder(version))
 
     def _end_void(self) -> None:
         generation = self._registry.generation()
@@ -272,39 +220,10 @@ class Gatekeeper:
             log.warning(f"VERDICT {running.name}: rolled back, {verdict.why}", **headline(verdict))
 
     def _restart(self, champion: Champion) -> None:
-        if why := history.restart_due(self._registry.ledger(), self._learners):
+        if why := history.restart_due(self._registry.ledger(), self._contenders.learners):
             self._send(Restart(champion.version, why))
             self._registry.note(history.RESTART, version=champion.version, why=why)
             log.warning(f"the learner starts again from {champion.version}: {why}")
-
-    def _learners(self, version: str) -> bool:
-        """Whether the learner made this version; one that is gone does not serve, so it does not matter."""
-        try:
-            return bool(snapshot.read_manifest(self._registry.folder(version)).get("created_by") == LEARNER)
-        except BadModel:
-            return True
-
-
-def names(trial: history.Line) -> dict[str, Any]:
-    """Which trial, in every line about it."""
-    return {name: trial[name] for name in ("number", "champion", "challenger")}
-
-
-def headline(verdict: Verdict) -> dict[str, Any]:
-    """The figures that fit on a line of the log; the ledger has all."""
-    return {name: verdict.figures[name] for name in ("with_evidence", "users", "clicks", "difference")}
-
-
-def progress(running: Running) -> None:
-    """Say how far it is, every thousand requests."""
-    comparison = running.comparison
-    if comparison.evidence >= running.told + PROGRESS:
-        running.told = comparison.evidence - comparison.evidence % PROGRESS
-        low, high = comparison.interval()
-        log.info(
-            f"{running.name}: {comparison.tested.mean:+.4f} ({low:+.4f} to {high:+.4f})",
-            requests=comparison.requests, with_evidence=comparison.evidence, clicks=comparison.clicks,
-        )  # fmt: skip
 
 
 def follow(gatekeeper: Gatekeeper, records: Iterable[kafka.Record | None], alive: Callable[[], None], once: bool) -> None:

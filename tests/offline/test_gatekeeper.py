@@ -11,7 +11,8 @@ from feed.io.kafka import Record, Sender, ensure_topics, follow_topic
 from feed.models import snapshot as snapshots
 from feed.registry import Registry
 from feed.wire import Topic, encode
-from offline.gatekeeper import CHUNK, LEARNER, Gatekeeper, follow
+from offline.contenders import CHUNK, LEARNER
+from offline.gatekeeper import Gatekeeper, follow
 from tests.trial.people import NOW, OTHER, TRUTH, requests
 
 LIMIT = 2500

@@ -1,0 +1,100 @@
+"""The two versions of a trial: from when on neither has learned, whether they can be compared, and how far it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from feed.errors import BadModel
+from feed.models import snapshot
+from feed.registry import Registry
+from feed.trial import Comparison, Scorer, Verdict, history
+
+log = structlog.get_logger()
+
+CHUNK = 64  # offsets scored together: a second of a busy log
+PROGRESS = 1000  # requests with evidence between two lines of progress
+LEARNER = "stream_processors/learner.py"  # what the manifests of its versions say in `created_by`
+
+
+@dataclass
+class Running:
+    """A trial or a watch: the ledger's line that opened it, and how far it is."""
+
+    opened: history.Line
+    comparison: Comparison
+    told: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        versus = f"{self.opened['challenger']} against {self.opened['champion']}"
+        return f"trial {self.opened['number']}: {versus}" if "number" in self.opened else f"watch: {versus}"
+
+
+class Contenders:
+    """The registry's versions as a trial needs them; `topic_id`: of the log that is read."""
+
+    def __init__(self, registry: Registry, topic_id: str) -> None:
+        self._registry, self._topic_id = registry, topic_id
+
+    def unfit(self, challenger: str) -> str | None:
+        """Why it is not even tried."""
+        try:
+            manifest = snapshot.load(self._registry.folder(challenger)).manifest
+        except BadModel as error:
+            return f"cannot be read: {error}"
+        return f"{history.HELD} by the guard: {manifest['held']}" if manifest.get("held") else None
+
+    def evidence_from(self, versions: Sequence[str], read: int) -> dict[str, Any]:
+        """From which offset (the first of a chunk, at least `read`) and after which event time neither has learned."""
+        offset, after = read, 0.0
+        for version in versions:
+            try:
+                manifest = snapshot.read_manifest(self._registry.folder(version))
+            except BadModel:
+                continue
+            after = max(after, manifest.get("learned_until") or 0.0)
+            position = manifest.get("position") or {}
+            if position.get("topic_id") == self._topic_id:
+                offset = max(offset, position["offset"])
+        return {"topic_id": self._topic_id, "from_offset": offset + -offset % CHUNK, "after": after}
+
+    def running(self, opened: history.Line) -> Running | None:
+        """The comparison that this line opened, at its beginning; None, which is said, if a version cannot be read."""
+        try:
+            champion, challenger = (snapshot.load(self._registry.folder(opened[role])) for role in ("champion", "challenger"))
+        except BadModel as error:
+            log.error("cannot compare", reason=str(error), champion=opened["champion"], challenger=opened["challenger"])
+            return None
+        return Running(opened, Comparison(Scorer(champion), Scorer(challenger), opened["alpha"]))
+
+    def learners(self, version: str) -> bool:
+        """Whether the learner made this version; one that is gone does not serve, so it does not matter."""
+        try:
+            return bool(snapshot.read_manifest(self._registry.folder(version)).get("created_by") == LEARNER)
+        except BadModel:
+            return True
+
+
+def names(trial: history.Line) -> dict[str, Any]:
+    """Which trial, in every line about it."""
+    return {name: trial[name] for name in ("number", "champion", "challenger")}
+
+
+def headline(verdict: Verdict) -> dict[str, Any]:
+    """The figures that fit on a line of the log; the ledger has all."""
+    return {name: verdict.figures[name] for name in ("with_evidence", "users", "clicks", "difference")}
+
+
+def progress(running: Running) -> None:
+    """Say how far it is, every thousand requests."""
+    comparison = running.comparison
+    if comparison.evidence >= running.told + PROGRESS:
+        running.told = comparison.evidence - comparison.evidence % PROGRESS
+        low, high = comparison.interval()
+        log.info(
+            f"{running.name}: {comparison.tested.mean:+.4f} ({low:+.4f} to {high:+.4f})",
+            requests=comparison.requests, with_evidence=comparison.evidence, clicks=comparison.clicks,
+        )  # fmt: skip
