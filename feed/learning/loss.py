@@ -5,6 +5,11 @@ With s the logit of a row, s_j those of the items drawn for the step that the ro
     loss =  mean over positive rows of [ softplus(-s) + SAMPLED_WEIGHT * mean_j softplus(s_j) ]
           + LEFT_WEIGHT * sum over the rows looked at and left of softplus(s) / number of positive rows
 
+SAMPLED_WEIGHT is a quarter of the bootstrap's: feeds show mostly what a model chose, which drawn items teach again. Measured
+in one simulated world, two runs, frozen weights serving: the share of the best possible first ten, 4,500 examples after half of
+the users' tastes had changed, was 0.348 and 0.351 for the frozen weights, 0.390 and 0.380 with 4, 0.402 and 0.387 with 1;
+before the change all were within 0.004 of each other.
+
 A row nobody looked at is no evidence: people look at the first places, so it would teach the place. The other items of an
 organic example count among the drawn ones.
 """
@@ -20,8 +25,10 @@ from torch.nn.functional import softplus
 from feed.examples import Example
 from feed.features import FeatureSpace, Inputs
 from feed.features.frozen import ItemFeatures
-from feed.models.train import LEFT_WEIGHT, SAMPLED_WEIGHT
+from feed.models.train import LEFT_WEIGHT
 from feed.models.two_tower import TwoTower
+
+SAMPLED_WEIGHT = 1.0
 
 
 class Prepared(NamedTuple):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from feed.learning.loss import join, loss, prepare
-from feed.models.train import LEFT_WEIGHT, SAMPLED_WEIGHT
+from feed.learning.loss import SAMPLED_WEIGHT, join, loss, prepare
+from feed.models.train import LEFT_WEIGHT
 from tests.learning import taught
 from tests.learning.taught import example
 
