@@ -1,4 +1,4 @@
-"""`make demo`: the whole loop once, from an empty system to feeds that follow their users; stops everything it started.
+"""`make demo`: the whole loop once, from an empty system to a model that has learned from its audience; stops what it started.
 
 `python deploy/demo.py --help`
 """
@@ -9,13 +9,15 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from deploy import story
+from deploy.story import Watch, timeline
 from deploy.twins import LIKES, TOP, Outcome, Twins
 from deploy.up import LocalSystem
 from feed.catalogue import Item
@@ -24,6 +26,7 @@ from feed.evaluation.metrics import ratio_interval
 from feed.ranking.types import LEARNED, POPULAR, RANDOM
 
 ROOT = Path(__file__).parents[1]
+SPAN = 10.0  # seconds of a line of the timeline, as the audience's report has them
 console = Console(highlight=False)
 
 
@@ -32,13 +35,15 @@ def main(
     items: Annotated[int, typer.Option(help="items of the world", min=100)] = 5000,
     interactions: Annotated[int, typer.Option(help="engagements in its history", min=1000)] = 50_000,
     seed: Annotated[int, typer.Option(help="same seed, same world", min=0)] = 0,
-    seconds: Annotated[int, typer.Option(help="how long the live audience acts", min=5)] = 45,
-    rate: Annotated[int, typer.Option(help="its events per second", min=1)] = 400,
+    seconds: Annotated[int, typer.Option(help="how long the live audience acts", min=20)] = 150,
+    drift_at: Annotated[int, typer.Option(help="when the tastes of half of it drift, seconds from its start", min=5)] = 60,
+    rate: Annotated[int, typer.Option(help="its events per second", min=1)] = 450,
     share: Annotated[
         float, typer.Option(help="share of users in each of the arms popular and random", min=0.01, max=0.4)
     ] = 0.1,
+    trial: Annotated[int, typer.Option(help="requests with evidence after which a trial is given up", min=100)] = 2500,
 ) -> None:
-    """Start the system, fill it, let an audience act, and show what the feeds did."""
+    """Start the system, fill it, let an audience act and its tastes drift, and show what the feeds and the model did."""
     started = time.monotonic()
     environment = {
         "FEED_SEED_USERS": str(users),
@@ -47,26 +52,54 @@ def main(
         "FEED_WORLD_SEED": str(seed),
         "FEED_POPULAR_SHARE": str(share),
         "FEED_RANDOM_SHARE": str(share),
+        "FEED_TRIAL_REQUESTS": str(trial),
     }
     with TemporaryDirectory(prefix="feedloop-demo-") as folder:
         step("1/5  start broker and Redis; fill the system: world, features, model, feeds")
         with LocalSystem(Path(folder), environment=environment) as system:
             system.wait_ready()
-            step(f"2/5  a live audience for {seconds} s, {share:.0%} of the users in each of the arms popular and random")
-            figures = Path(folder) / "audience.json"
-            command(system, "producers/simulate.py", f"--duration={seconds}", f"--rate={rate}", f"--report={figures}")
-            step("3/5  click-through of the arms, with 95 % intervals by bootstrap over users")
-            console.print(arms_table(json.loads(figures.read_text())["arms"], seed))
+            step(f"2/5  a live audience for {seconds} s; after {drift_at} s the tastes of half of it drift")
+            report, watch = audience(system, Path(folder), seconds, rate, drift_at)
+            step("3/5  what the arms were clicked, with 95 % intervals by bootstrap over users; what was learned meanwhile")
+            console.print(arms_table(report["arms"], seed))
+            console.print(timeline(report, watch.happened, drift_at))
             step(f"4/5  {LIKES} likes in one category, beside a twin with the same history who does nothing")
             outcome = Twins(system.settings, seed).run()
             console.print(twins_table(outcome))
-            step("5/5  rank everybody again")
-            command(system, "offline/rank.py", f"--output={Path(folder) / 'rankings.csv'}")
+            step("5/5  the versions of the model")
+            command(system, "offline/models.py", "list")
+    conclude(report, watch, outcome, drift_at)
+    step(f"done in {time.monotonic() - started:.0f} s; everything is stopped")
+
+
+def audience(system: LocalSystem, folder: Path, seconds: int, rate: int, drift_at: int) -> tuple[dict[str, Any], Watch]:
+    """Let the audience act; returns its report and what happened to the model meanwhile."""
+    file = folder / "audience.json"
+    with Watch(system.settings, console) as watch:
+        command(
+            system, "producers/simulate.py", f"--duration={seconds}", f"--rate={rate}", f"--report={file}",
+            f"--drift-at={drift_at}",
+        )  # fmt: skip
+    report: dict[str, Any] = json.loads(file.read_text())
+    return report, watch
+
+
+def conclude(report: dict[str, Any], watch: Watch, outcome: Outcome, drift_at: int) -> None:
+    """The demo in five lines. Raises `FeedError` if the loop did not do what it is for."""
+    spans = report["timeline"]
+    phases = {
+        "before the drift": [span for span in spans if span["from"] + SPAN <= drift_at],
+        "the 20 s after it": [span for span in spans if drift_at <= span["from"] < drift_at + 20],
+        "the last 20 s": spans[-3:-1] if spans[-1]["from"] + SPAN > report["seconds"] else spans[-2:],
+    }
+    told = "; ".join(f"{name} {story.share(of, LEARNED)} (popular {story.share(of, POPULAR)})" for name, of in phases.items())
+    console.print(f"\nshare of the best possible click-through, learned arm: {told}")
+    ended = watch.kinds("promoted", "refused", "gave up")
+    console.print(f"{len(watch.kinds('trial'))} trials, {len(ended)} ended; {len(watch.kinds('alert'))} drift alerts")
     before, after, twin = (outcome.share(top) for top in (outcome.before, outcome.after, outcome.twin))
-    console.print(f"\n{outcome.category} in the top {TOP}: {before:.0%} before, {after:.0%} after the likes; twin {twin:.0%}")
+    console.print(f"{outcome.category} in the top {TOP}: {before:.0%} before, {after:.0%} after the likes; twin {twin:.0%}")
     if after <= twin:
         raise FeedError(f"{LIKES} likes of {outcome.category} did not raise its share of the top {TOP} above the twin's")
-    step(f"done in {time.monotonic() - started:.0f} s; everything is stopped")
 
 
 def step(text: str) -> None:

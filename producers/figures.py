@@ -1,6 +1,7 @@
 """What a live audience has done so far, by arm: for the screen while it runs, and as JSON at the end."""
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,6 +57,7 @@ class Figures:
 
     def __init__(self) -> None:
         self.arms = {name: Arm() for name in (LEARNED, POPULAR, RANDOM)}
+        self._began = time.time()
         self._spans: dict[int, dict[str, Arm]] = {}
 
     def add(self, visits: Iterable[Visit], seconds: float) -> None:
@@ -85,7 +87,7 @@ class Figures:
         )
 
     def write(self, file: Path, acknowledged: int, seconds: float) -> None:
-        """Write the report: `arms` maps an arm to its users' [shown, clicks], `timeline` each span's sums."""
+        """Write the report: `arms` maps an arm to its users' [shown, clicks], `timeline` has the spans' sums."""
         summary: dict[str, dict[str, Any]] = {
             name: {
                 "users": len(arm.users), "requests": arm.requests, "shown": arm.shown, "clicks": arm.clicks,
@@ -94,6 +96,7 @@ class Figures:
             for name, arm in self.arms.items()
         }  # fmt: skip
         report = {
+            "began": self._began,
             "events_acknowledged": acknowledged,
             "seconds": round(seconds, 3),
             "summary": summary,
