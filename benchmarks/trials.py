@@ -26,12 +26,12 @@ from feed.ranking.arms import Policy
 from feed.registry import Registry
 from feed.trial import Comparison, LastSeen, Scorer, judge
 from feed.trial.comparison import WORSE_ALPHA
-from feed.trial.sequence import REQUESTS, TUNED, USERS, Clustered, rho_of
+from feed.trial.sequence import REQUESTS, TUNED, USERS, Clustered, boundary, rho_of
 from offline import bootstrap
 
 OUT = Path(__file__).parents[1] / "var" / "trials.json"
 ALPHA = 0.05
-RESAMPLED = 200
+RESAMPLED = 100
 SEEDS = 3
 
 
@@ -105,6 +105,18 @@ def _bounds(variance: np.ndarray, rho: float, alpha: float) -> np.ndarray:
     return np.asarray(np.sqrt(2 * (variance + rho) * np.log(np.sqrt((variance + rho) / rho) / (2 * alpha) + 1)))
 
 
+def promoted_at(users: np.ndarray, values: np.ndarray) -> int | None:
+    """The request at which the test says that the challenger is better; None if it does not, or says the champion is."""
+    sums, rho = Clustered(), 0.0
+    for k, (user, x) in enumerate(zip(users.tolist(), values.tolist(), strict=True), 1):
+        sums.add(str(user), x)
+        if sums.ready:
+            rho = rho or rho_of(sums.variance / k * TUNED, WORSE_ALPHA / 2)
+            if abs(sums.total) > boundary(sums.variance, rho, ALPHA):
+                return k if sums.total > 0 else None
+    return None
+
+
 def upper(hits: int, n: int) -> float:
     """The upper end of the 95 % interval of a share. Reference: Clopper and Pearson 1934, Biometrika 26(4)."""
     return 1.0 if hits == n else float(beta.ppf(0.975, hits + 1, n - hits))
@@ -130,8 +142,8 @@ def power(series: Series) -> dict[str, Any]:
         rows = np.concatenate([by_user[u] for u in drawn])
         users = np.repeat(np.arange(len(drawn)), [len(by_user[u]) for u in drawn])
         order = np.argsort(rows, kind="stable")
-        at.append(int(crossed(users[order], series.values[rows[order]], np.ones((1, len(drawn))))[0]))
-    needed = [k for k in at if k >= 0]
+        at.append(promoted_at(users[order], series.values[rows[order]]))
+    needed = [k for k in at if k is not None]
     return {
         "series": series.name, "requests": len(series.values), "trials": RESAMPLED, "promoted": len(needed) / RESAMPLED,
         "median_requests": float(np.median(needed)) if needed else None,

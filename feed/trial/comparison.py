@@ -24,7 +24,7 @@ from feed.trial.scoring import Scorer
 from feed.trial.sequence import TUNED, Clustered, boundary, rho_of
 
 CALIBRATING, CALIBRATING_CLICKS = 200, 10  # requests and clicks before the first calibration
-CLICKS = 20  # among the compared requests before the test may speak: clicks carry nearly all of the variance
+CLICKS = 30  # among the compared requests before the test may speak: clicks carry nearly all of the variance
 WORSE_ALPHA = 0.05  # level at which the champion is found better: no discovery, so no level is spent on it
 GUARDED_EVERY = 50  # requests between two whose top ten are compared, after the first 50, which all are
 SAME = 1e-6  # share of a score's variance that a straight line through the other's may leave

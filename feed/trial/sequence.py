@@ -15,7 +15,9 @@ theory and asymptotic confidence sequences", Ann. Statist. 52(6).
 
 from math import log, sqrt
 
-REQUESTS, USERS = 500, 50  # the sequence is silent before
+# The sequence is silent before. After 500 real requests (17 clicks) the variance of one comparison was found at a quarter of
+# what it is, and the test spoke at the first look.
+REQUESTS, USERS = 1000, 50
 TUNED = 8000  # requests at which the boundary is as narrow as it can be
 
 
