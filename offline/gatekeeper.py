@@ -56,7 +56,8 @@ class Gatekeeper:
         self._resume()
         running: tuple[Running | None, ...] = (self._trial, self._watch)
         waiting = [int(one.opened["from_offset"]) for one in running if one]
-        self.start = max(0, min([*waiting, history.reached(registry.ledger(), topic_id)]) - LOOKBACK)
+        self._known_from = min([*waiting, history.reached(registry.ledger(), topic_id)])
+        self.start = max(0, self._known_from - LOOKBACK)
         self.start -= self.start % CHUNK
         self._done = self._read = self.start  # every chunk before `_done` is done, every record before `_read` is read
 
@@ -82,13 +83,14 @@ class Gatekeeper:
         champion = self._registry.champion()
         if champion is None:
             return
-        looked = (champion.generation, self._registry.challenger(), self._trial is None, self._watch is None)
+        known = self._read >= self._known_from  # the catalogue is whole, as it will be for whoever computes the trial again
+        looked = (champion.generation, self._registry.challenger(), self._trial is None, self._watch is None, known)
         if looked == self._looked:  # the ledger grows for ever: it is read when something has changed
             return
         self._looked = looked
-        if self._watch is None:
+        if self._watch is None and known:
             self._open_watch(champion)
-        if self._trial is None:
+        if self._trial is None and known:
             self._open_trial(champion)
         self._restart(champion)
 

@@ -108,8 +108,9 @@ class Comparison:
 
     @property
     def latency_ratio(self) -> float:
-        """Time the challenger took to score, over the champion's, on the same batches: the one figure no log determines."""
-        return self.challenger.seconds / self.champion.seconds if self.champion.seconds else 1.0
+        """Median time the challenger took to score a batch, over the champion's: the one figure that no log determines."""
+        champion, challenger = (float(np.median(s.seconds)) if s.seconds else 0.0 for s in (self.champion, self.challenger))
+        return challenger / champion if champion else 1.0
 
     def _logits(self, examples: Sequence[Example], items: Sequence[Any], owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self._turn = not self._turn  # who goes second finds warm caches
