@@ -9,10 +9,10 @@ PY := .venv/bin/python
 WHO := $(if $(filter command line,$(origin USER)),$(USER),42)
 PINS := requirements/run.txt requirements/dev.txt requirements/torch.txt requirements/data.txt
 
-.PHONY: help install up demo feed test lint format types contracts check e2e-compose bench requirements clean
+.PHONY: help install up demo demo-refusals feed test lint format types contracts check e2e-compose bench bench-learning soak requirements clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: .venv/.installed ## set up .venv from the pins (TORCH_INDEX=URL: take torch from that index)
 
@@ -40,6 +40,9 @@ up: .venv/.installed ## the whole system as local processes, until Ctrl-C
 demo: .venv/.installed ## the whole loop once, then stop everything (DEMO_ARGS="--users 500": options)
 	@$(PY) deploy/demo.py $(DEMO_ARGS)
 
+demo-refusals: .venv/.installed ## six bad challengers, each refused for its reason
+	@$(PY) -m benchmarks.refusals
+
 feed: .venv/.installed ## a user's feed with the items' names (USER=42)
 	@$(PY) offline/show.py feed $(WHO)
 
@@ -66,8 +69,18 @@ check: lint types contracts test ## lint, types, contracts and tests
 e2e-compose: .venv/.installed ## docker compose up, an audience, crashes, down (needs a container engine)
 	tests/e2e/compose
 
-bench: .venv/.installed ## measure
+bench: .venv/.installed ## measure speed
 	$(PY) benchmarks/run.py
+	$(PY) benchmarks/hot_swap.py
+
+bench-learning: .venv/.installed ## measure what learning online is worth (docs/learning.md); about an hour
+	$(PY) -m benchmarks.learning
+	$(PY) -m benchmarks.trials
+	$(PY) -m benchmarks.drift
+	$(PY) -m benchmarks.latency
+
+soak: .venv/.installed ## learner and gatekeeper killed twenty times: the same weights, no trial decided twice
+	$(PY) -m pytest tests/soak
 
 requirements: .venv/.installed ## pin anew what pyproject.toml asks for
 	requirements/compile

@@ -1,7 +1,7 @@
 """The whole loop in one process and in simulated time: feeds by a ranker, people's reactions, features, examples. No servers.
 
-The same objects as the services run (`Ranker`, `BatchState`, `Attribution`), so a learning result needs minutes, not a cluster, and
-is a function of its seeds. What differs: features and feeds are never a moment late.
+The same objects as the services run (`Ranker`, `BatchState`, `Attribution`), so a learning result needs minutes, not a cluster,
+and is a function of its seeds. What differs: features and feeds are never a moment late.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from feed import dataset
 from feed.attribution import Attribution, Marks, Pending
 from feed.events import Event
 from feed.examples import Example
@@ -68,6 +69,7 @@ class Loop:
         self._steps = 0
         self.ranker: Ranker | None = None
         self.requests = Requests()
+        self.visits: list[Visit] = []  # of the last step
 
     def serve(self, trained: Snapshot, version: str, generation: int) -> None:
         """From now on this model ranks."""
@@ -81,9 +83,9 @@ class Loop:
             self.ranker.refresh(self.now)
         states = [self.state.user(user_id) for user_id in self.audience.visitors(self.now, requests)]
         feeds = [served(feed) for feed in self.ranker.rank(states, self.now) if feed.items] if states else []
-        visits = self.audience.step(feeds, self.now)
-        self.requests.add(visits)
-        examples = self._fold([event for visit in visits for event in visit.events])
+        self.visits = self.audience.step(feeds, self.now)
+        self.requests.add(self.visits)
+        examples = self._fold([event for visit in self.visits for event in visit.events])
         self.now += STEP
         return examples
 
@@ -117,8 +119,6 @@ def seeded(seed: int, folder: Path, users: int = 1000, items: int = 5000, intera
 
 def start(seed: int, folder: Path, policy: Policy, run_seed: int = 0) -> tuple[Loop, Snapshot, str]:
     """The loop after the past in `folder` (see `seeded`), its champion's model and the version's name."""
-    from feed import dataset  # noqa: PLC0415
-
     tables = dataset.read(folder / "data")
     events = list(dataset.events_of(tables))
     world = World(len(tables.users), len(tables.items), seed)
