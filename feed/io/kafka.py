@@ -248,13 +248,12 @@ def read_topic(servers: str, topic: Topic) -> Iterator[Record]:
 def follow_topic(servers: str, topic: Topic, offset: int, seconds: float = QUIET_SECONDS) -> Iterator[Record | None]:
     """The records of partition 0 of `topic` from `offset` on (or from its first that is kept), as they come, without end.
 
-    None when nothing has come for `seconds`, so that the caller can do other work; also in an outage, which is said and waited
-    for. Raises `FeedError` if there is no such topic. Close it to close the connection.
+    None when nothing has come for `seconds`, so that the caller can do other work; an outage of the broker is such a silence,
+    of which kafka-python's own lines tell. Raises `FeedError` if there is no such topic. Close it to close the connection.
     """
     place = TopicPartition(topic.name, 0)
     _partitions(servers, topic.name)
     consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, auto_offset_reset="earliest")
-    said = time.monotonic()
     try:
         consumer.assign([place])
         consumer.seek(place, offset)
@@ -263,9 +262,6 @@ def follow_topic(servers: str, topic: Topic, offset: int, seconds: float = QUIET
             for r in found:
                 yield Record(r.topic, r.partition, r.offset, r.key, r.value)
             if not found:
-                if not consumer.bootstrap_connected() and time.monotonic() - said > SAY_SECONDS:
-                    said = time.monotonic()
-                    log.warning("waiting for the broker", servers=servers, topic=topic.name)
                 yield None
     finally:
         consumer.close()
