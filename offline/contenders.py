@@ -1,6 +1,6 @@
 """The two versions of a trial: from when on neither has learned, whether they can be compared, and how far it is."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from feed.trial import Comparison, Scorer, Verdict, history
 log = structlog.get_logger()
 
 CHUNK = 64  # offsets scored together: a second of a busy log
+LEAST_STEPS = 16  # of the learner since it began from a champion: before, there is nothing to try
 PROGRESS = 1000  # requests with evidence between two lines of progress
 LEARNER = "stream_processors/learner.py"  # what the manifests of its versions say in `created_by`
 
@@ -38,6 +39,31 @@ class Contenders:
 
     def __init__(self, registry: Registry, topic_id: str) -> None:
         self._registry, self._topic_id = registry, topic_id
+
+    def next(self, champion: str, previous: str | None, tried: Collection[str], since: int) -> str | None:
+        """Whom to try next: what others than the learner made comes first, since the learner publishes all the time.
+
+        Of the learner's versions the newest, once it has taken `LEAST_STEPS` steps of its own and learned from the log beyond
+        offset `since`.
+        """
+        for version in reversed(self._registry.versions()):
+            if version in (champion, previous) or version in tried or _number(version) < _number(champion):
+                continue
+            if not self.learners(version):
+                return version
+        newest = self._registry.challenger()
+        return newest if newest is not None and newest not in tried and self._has_learned(newest, since) else None
+
+    def _has_learned(self, version: str, since: int) -> bool:
+        try:
+            manifest = snapshot.read_manifest(self._registry.folder(version))
+        except BadModel:
+            return True  # for `unfit` to say
+        if manifest.get("held"):
+            return True
+        position = manifest.get("position") or {}
+        here = position.get("topic_id") == self._topic_id
+        return manifest.get("steps_since_parent", LEAST_STEPS) >= LEAST_STEPS and (not here or position["offset"] >= since)
 
     def unfit(self, challenger: str) -> str | None:
         """Why it is not even tried."""
@@ -76,6 +102,10 @@ class Contenders:
             return bool(snapshot.read_manifest(self._registry.folder(version)).get("created_by") == LEARNER)
         except BadModel:
             return True
+
+
+def _number(version: str) -> int:
+    return int(version[1:])
 
 
 def names(trial: history.Line) -> dict[str, Any]:

@@ -23,16 +23,17 @@ from kafka.errors import KafkaError
 
 from feed import errors, logs, settings, wire
 from feed.errors import BadModel, FeedError, NotPromoted, Unreadable
-from feed.examples import Example, Restart, decode_record
+from feed.examples import Example, RaiseRate, Restart, decode_record
 from feed.io import kafka
 from feed.registry import Champion, Registry
-from feed.trial import LOOKBACK, LastSeen, Verdict, history, judge, judge_return, level
+from feed.trial import LOOKBACK, LastSeen, Verdict, give_up, history, judge, judge_return, level
 from feed.trial.levels import ALPHA
 from feed.trial.verdict import GIVE_UP, PROMOTE, ROLL_BACK
 from offline.contenders import CHUNK, Contenders, Running, headline, names, progress
 
 log = structlog.get_logger()
 
+SETTLING = 1000  # records after an alert that a challenger must have learned from
 LOOK_SECONDS = 1.0  # between two looks at the registry
 RETRY_SECONDS = 5.0
 
@@ -53,6 +54,7 @@ class Gatekeeper:
         self._trial: Running | None = None
         self._watch: Running | None = None
         self._looked: tuple[object, ...] = ()
+        self._settled = 0  # the offset from which on the learner knows the world as it is now
         self._resume()
         running: tuple[Running | None, ...] = (self._trial, self._watch)
         waiting = [int(one.opened["from_offset"]) for one in running if one]
@@ -71,11 +73,19 @@ class Gatekeeper:
         except Unreadable as error:
             log.error("unreadable example", offset=record.offset, reason=str(error))
             found = None
+        if isinstance(found, RaiseRate):
+            self._world_has_changed(found)
         if isinstance(found, Example) and found.sequence > self._last.get(found.source, -1):
             self._last[found.source] = found.sequence
             self._chunk.append(found)
         if record.offset == self._done + CHUNK - 1:
             self._end_chunk()
+
+    def _world_has_changed(self, alarm: RaiseRate) -> None:
+        """The monitor's command to the learner says so: what was learned before is not what should be tried now."""
+        self._settled = self._read + SETTLING
+        if self._trial and self._read > self._trial.opened["from_offset"]:
+            self._end_trial(self._trial, give_up(self._trial.comparison, f"the world has changed: {alarm.why}"))
 
     def look(self) -> None:
         """Follow the registry: end what became void, open what can be opened, tell the learner. Raises as `see`."""
@@ -84,7 +94,7 @@ class Gatekeeper:
         if champion is None:
             return
         known = self._read >= self._known_from  # the catalogue is whole, as it will be for whoever computes the trial again
-        looked = (champion.generation, self._registry.challenger(), self._trial is None, self._watch is None, known)
+        looked = (champion.generation, self._registry.versions(), self._trial is None, self._watch is None, known)
         if looked == self._looked:  # the ledger grows for ever: it is read when something has changed
             return
         self._looked = looked
@@ -154,9 +164,11 @@ class Gatekeeper:
             log.info(f"{self._watch.name}: it returns by itself if it does better", **line)
 
     def _open_trial(self, champion: Champion) -> None:
-        challenger = self._registry.challenger()
         lines = self._registry.ledger()
-        if challenger is None or challenger in history.tried(lines):
+        challenger = self._contenders.next(
+            champion.version, self._registry.previous(), history.tried(lines), self._settled
+        )  # fmt: skip
+        if challenger is None:
             return
         about: dict[str, Any] = {"champion": champion.version, "challenger": challenger}
         if why := self._contenders.unfit(challenger):

@@ -31,8 +31,9 @@ class Champion:
 class Registry:
     """The registry in folder `path`, which is made when first written to.
 
-    A version is removed when 20 newer ones have been published, unless it is champion, challenger, previous, or one of the two
-    of the newest trial: never more than 25 are kept. The ledger is not cut: a line is about 200 bytes.
+    A version is removed when 20 newer ones have been published, unless it is champion, challenger, previous, one of the two of
+    the newest trial, or the newest of its maker: never more than 25 and one for each maker are kept. The ledger is not cut: a
+    line is about 200 bytes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -190,13 +191,22 @@ class Registry:
 
     def _prune(self) -> None:
         role, seat, trial = self._champion() or {}, self._read("challenger") or {}, self._ledger.newest(TRIAL) or {}
+        newest_of = {maker: version for version in self.versions() if (maker := self._maker(version)) is not None}
         kept = {
             role.get("version"), role.get("previous"), seat.get("version"), trial.get("champion"), trial.get("challenger"),
-            *self.versions()[-NEWEST:],
+            *newest_of.values(), *self.versions()[-NEWEST:],
         }  # fmt: skip
         for version in self.versions():
             if version not in kept:
                 remove(self._versions / version)
+
+    def _maker(self, version: str) -> str | None:
+        """Who made it, by its manifest: a learner that publishes every 15 seconds must not push out what others made."""
+        try:
+            maker = json.loads((self._versions / version / "manifest.json").read_text())["created_by"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return maker if isinstance(maker, str) else None
 
     def _last_number(self) -> int:
         """The number of the last version ever, even if its folder was removed by hand."""

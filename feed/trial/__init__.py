@@ -10,6 +10,6 @@ from feed.trial.catalogue import LOOKBACK, LastSeen
 from feed.trial.comparison import Comparison, Outcome
 from feed.trial.levels import level
 from feed.trial.scoring import Scorer
-from feed.trial.verdict import Verdict, judge, judge_return
+from feed.trial.verdict import Verdict, give_up, judge, judge_return
 
-__all__ = ["LOOKBACK", "Comparison", "LastSeen", "Outcome", "Scorer", "Verdict", "judge", "judge_return", "level"]
+__all__ = ["LOOKBACK", "Comparison", "LastSeen", "Outcome", "Scorer", "Verdict", "give_up", "judge", "judge_return", "level"]

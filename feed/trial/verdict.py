@@ -46,6 +46,11 @@ def judge(c: Comparison, limit: int) -> Verdict | None:
             return _verdict(REFUSE, "no better ranking: its scores are the champion's but for intercept and scale", c)
 
 
+def give_up(c: Comparison, why: str) -> Verdict:
+    """The comparison ends without a winner for a reason of its own."""
+    return _verdict(GIVE_UP, why, c)
+
+
 def judge_return(c: Comparison, limit: int) -> Verdict | None:
     """The verdict on a promoted version ("champion") that goes on being compared with the one before ("challenger").
 

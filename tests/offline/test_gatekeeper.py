@@ -6,10 +6,11 @@ from itertools import count
 import pytest
 import torch
 
-from feed.examples import Restart
+from feed.examples import RaiseRate, Restart
 from feed.io.kafka import Record, Sender, ensure_topics, follow_topic
 from feed.models import snapshot as snapshots
 from feed.registry import Registry
+from feed.trial import history
 from feed.wire import Topic, encode
 from offline.contenders import CHUNK, LEARNER
 from offline.gatekeeper import Gatekeeper, follow
@@ -232,3 +233,45 @@ def _all(broker, topic):
         if record is None:
             return
         yield record
+
+
+def test_an_alert_ends_the_trial_and_the_next_challenger_has_learned_from_what_came_after(registry):
+    registry.promote(publish(registry, OTHER))
+    before = publish(registry, TRUTH, steps_since_parent=100)
+    alarm = Record("training-examples", 0, 640, b"", encode(RaiseRate(3.0, 5000, "everything is new")))
+    log = [*LOG[:640], alarm, *(record._replace(offset=record.offset + 1) for record in LOG[640:2000])]
+    keeper = gatekeeper(registry)
+    run(keeper, log[:900])
+    assert "gave up" in events(registry)
+    assert line(registry, "gave up")["challenger"] == before
+    assert line(registry, "gave up")["why"] == "the world has changed: everything is new"
+    early = publish(registry, TRUTH, steps_since_parent=100, position={"topic_id": "T", "partition": 0, "offset": 900})
+    run_on(keeper, log[900:1800])
+    assert early not in history.tried(registry.ledger())
+    late = publish(registry, TRUTH, steps_since_parent=100, position={"topic_id": "T", "partition": 0, "offset": 1700})
+    run_on(keeper, log[1800:1900])
+    assert late in history.tried(registry.ledger())
+
+
+def test_a_version_that_another_made_is_tried_before_the_learners(registry):
+    registry.promote(publish(registry, OTHER))
+    trained_anew = publish(registry, TRUTH, created_by="offline/bootstrap.py")
+    publish(registry, TRUTH)
+    run(gatekeeper(registry), LOG[:100])
+    assert line(registry, "trial")["challenger"] == trained_anew
+
+
+def test_a_learner_that_has_hardly_begun_is_not_tried(registry):
+    registry.promote(publish(registry, OTHER))
+    publish(registry, TRUTH, steps_since_parent=3)
+    run(gatekeeper(registry), LOG[:100])
+    assert "trial" not in events(registry)
+
+
+def run_on(keeper, records):
+    """More records for the same gatekeeper."""
+    for record in records:
+        keeper.see(record)
+        if record.offset % 10 == 0:
+            keeper.look()
+    keeper.look()
