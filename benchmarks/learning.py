@@ -1,4 +1,4 @@
-"""`make bench-learning`: what learning online is worth, in the closed loop of `benchmarks.loop`; figures and plots.
+"""`make bench-learning`: what learning online is worth, in the closed loop of `benchmarks.loop`.
 
 For each seed a world, its past and the champion bootstrapped from it, then the same audience in front of
 
@@ -10,7 +10,8 @@ stationary, and with half of the tastes changed at `--drift-at` requests. The ar
 of the best possible click-through are expected clicks of what was shown over those of the best feeds; intervals by bootstrap
 over users.
 
-`python -m benchmarks.learning [--seeds 5] [--requests 12000] [--processes 2]` writes var/learning.json and docs/learning/*.png.
+`python -m benchmarks.learning [--seeds 5] [--requests 12000] [--processes 2]` writes var/learning.json, of which
+`python -m benchmarks.report` makes tables and plots.
 """
 
 import argparse
@@ -64,6 +65,7 @@ class Run:
     expected: list[float]
     best: list[float]
     happened: list[tuple[int, str]] = field(default_factory=list)
+    events: list[int] = field(default_factory=list)
 
 
 class Online:
@@ -154,6 +156,7 @@ def run_one(seed: int, kind: str, drift_at: int | None, requests: int, worlds: P
     with tempfile.TemporaryDirectory(prefix="feedloop-bench-") as temporary:
         registry = Path(temporary) / "registry"
         shutil.copytree(worlds / str(seed) / "registry", registry)
+        told = len(Registry(registry).ledger())
         online = Online(loop, registry, run) if kind == "online" else None
         past = list(dataset.events_of(dataset.read(worlds / str(seed) / "data"))) if kind == "nightly" else []
         nightly = Nightly(loop, past, Path(temporary), run) if kind == "nightly" else None
@@ -165,6 +168,7 @@ def run_one(seed: int, kind: str, drift_at: int | None, requests: int, worlds: P
                 loop.drift(0.5)
                 run.happened.append((len(run.user), "drift"))
             examples = loop.step(PER_STEP)
+            run.events += [len(visit.events) for visit in loop.visits]
             if online:
                 online.see(examples)
             if nightly:
@@ -173,7 +177,8 @@ def run_one(seed: int, kind: str, drift_at: int | None, requests: int, worlds: P
                     nights += 1
                     nightly.retrain()
         if online:
-            run.happened += [(len(run.user), f"ledger: {e['event']}") for e in online.registry.ledger()]
+            lines = online.registry.ledger()[told:]
+            run.happened += [(len(run.user), f"ledger: {e['event']}: {(e.get('evidence') or e).get('why', '')}") for e in lines]
     return run
 
 
