@@ -1,0 +1,195 @@
+"""Writes what the other benchmarks found into docs/learning.md and docs/learning/*.png; measures nothing itself.
+
+    var/{learning,trials,drift,latency}.json ─► the tables between <!-- NAME --> and <!-- /NAME -->, and the plots
+
+A file that is not there leaves its part of the page as it was, and says so.
+
+`python -m benchmarks.report`
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import curves
+from feed.errors import FeedError, run
+
+ROOT = Path(__file__).parents[1]
+PAGE, PLOTS = ROOT / "docs" / "learning.md", ROOT / "docs" / "learning"
+
+
+def learning(measured: dict[str, Any]) -> dict[str, str]:
+    """Shares, differences, what the drift cost, and what monitor and gatekeeper did."""
+    result = {}
+    found = {scenario.drifts: scenario for scenario in curves.scenarios(measured)}
+    for scenario in found.values():
+        name = "drift" if scenario.drifts else "stationary"
+        result[f"shares-{name}"] = table(
+            ["", *scenario.phases],
+            [[kind, *(interval(*scenario.share(kind, phase)) for phase in scenario.phases)] for kind in scenario.rows],
+        )
+        result[f"differences-{name}"] = table(
+            ["points of share", *scenario.phases],
+            [[f"{a} - {b}", *(points(*scenario.difference(a, b, p)) for p in scenario.phases)] for a, b in scenario.pairs],
+        )
+        result[f"verdicts-{name}"] = verdicts(scenario)
+        if scenario.drifts:
+            result["cost"] = cost(scenario, found[False])
+            result["alerts"] = alerts(scenario)
+        scenario.plot(PLOTS / f"{name}.png")
+    runs = measured["runs"]
+    seeds = len({run["seed"] for run in runs})
+    result["setting"] = (
+        f"{seeds} worlds, {measured['requests']:,} requests a run; where tastes drift, those of half of the users do after "
+        f"{measured['drift_at']:,} requests."
+    )
+    return result
+
+
+def cost(scenario: curves.Scenario, calm: curves.Scenario) -> str:
+    """What the drift took, and how much of it came back."""
+    rows = []
+    for kind in scenario.kinds:
+        lost, clicks = scenario.lost(kind, calm)
+        regained, requests, seeds = scenario.recovery(kind, calm)
+        rows.append([
+            kind, interval(*lost), f"{clicks:,.0f}", interval(*regained),
+            "not within the run" if requests is None else f"{requests:,}", f"{seeds} of {len(scenario.seeds)}",
+        ])  # fmt: skip
+    header = [
+        "", "click-through lost after it", "clicks per 1,000 requests", "of the loss regained in the last 3,000",
+        "requests until 90 % regained", "worlds in which it was",
+    ]  # fmt: skip
+    return table(header, rows)
+
+
+def alerts(scenario: curves.Scenario) -> str:
+    """The monitor's first alert after the drift, in each world."""
+    rows = []
+    for seed in scenario.seeds:
+        early, first = scenario.alert(seed)
+        told = ["none", "", ""] if first is None else [first.what, f"{first.requests:,}", f"{first.events:,}"]
+        rows.append([str(seed), str(early), *told])
+    return table(["world", "alerts before the drift", "first alert after it", "delay, requests", "delay, events"], rows)
+
+
+def verdicts(scenario: curves.Scenario) -> str:
+    """What became of the learner's versions, in each world."""
+    rows = []
+    for seed in scenario.seeds:
+        n = scenario.ledger(seed)
+        told = [str(n[event]) for event in ("published", "trial", "refused", "gave up", "void")]
+        changes = [", ".join(f"{at:,}" for at in scenario.when(seed, what)) or "–" for what in ("promoted", "rolled back")]
+        rows.append([str(seed), *told, *changes])
+    header = ["world", "published", "trials", "refused", "given up", "void", "promoted, at request", "rolled back, at request"]
+    return table(header, rows)
+
+
+def trials(measured: dict[str, Any]) -> dict[str, str]:
+    """False promotions and power."""
+    flipped = [
+        [f["series"], f"{f['requests']:,}", str(f["users"]), f"{f['trials']:,}", f"{f['share']:.2%}", f"{f['upper_95']:.2%}"]
+        for f in measured["flipped"]
+    ]
+    closed = measured["seeds"]
+    equal = [
+        [v["champion"], v["challenger"], v["decision"], f"{v['requests']:,}", v["why"]] for v in closed["verdicts"]
+    ]  # fmt: skip
+    told = {f"{v['challenger']} against {v['champion']}": v for v in measured["power"]["verdicts"]}
+    power = []
+    for p in measured["power"]["resampled"]:
+        v, needed = told.get(p["series"]), p["median_requests"]
+        verdict = "none" if v is None else f"{v['decision']} after {v['requests']:,} requests"
+        power.append([
+            p["series"], f"{p['z']:.1f}", f"{p['promoted']:.0%}", "–" if needed is None else f"{needed:,.0f}", verdict,
+        ])  # fmt: skip
+    hits = f"{closed['promoted']} of {closed['trials']} promoted, upper 95 % bound {closed['upper_95']:.0%}"
+    return {
+        "flipped": table(["differences of", "requests", "users", "null trials", "promoted", "upper 95 % bound"], flipped),
+        "equals": table(["champion", "challenger", "verdict", "requests", "why"], equal) + f"\n\n{hits}.",
+        "power": table(["", "z", "promoted, users resampled", "requests with evidence, median", "the run itself"], power),
+    }
+
+
+def drift(measured: dict[str, Any]) -> dict[str, str]:
+    """The monitor beside rules that look at nothing."""
+    rows = []
+    for traffic, figures in measured["figures"].items():
+        for rule, f in figures.items():
+            if isinstance(f, dict):
+                n = len(figures["seeds"])
+                rows.append([
+                    traffic, rule, f"{f['alerts_a_stable_day']:.2f} ({f['stable_days']:.1f} days)",
+                    f"{round(f['detected'] * n)} of {n}", span(f["delay_requests"]), span(f["delay_events"]),
+                ])  # fmt: skip
+    return {
+        "monitor": table(["", "rule", "alerts per stable day", "drifts detected", "delay, requests", "delay, events"], rows)
+    }
+
+
+def latency(measured: dict[str, Any]) -> dict[str, str]:
+    """Seconds."""
+    about = measured["about"]
+    rows = [
+        [name, str(f["n"]), *(f"{f[q]:.2f} s" for q in ("p50", "p95", "max"))] for name, f in measured["seconds"].items()
+    ]  # fmt: skip
+    told = (
+        f"{about['events_per_second']:.0f} events/s by the audience, {about['users']:,} users, {about['items']:,} items, "
+        f"{about['cores']} cores, a version every {about['snapshot_seconds']:.0f} s."
+    )
+    return {"latency": f"{told}\n\n" + table(["", "probes", "p50", "p95", "largest"], rows)}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A share with its interval."""
+    return f"{value:.1%} ({low:.1%} – {high:.1%})"
+
+
+def points(value: float, low: float, high: float, ahead: int, seeds: int) -> str:
+    """A difference of shares, in percentage points, and in how many worlds it is positive."""
+    return f"{100 * value:+.1f} ({100 * low:+.1f} – {100 * high:+.1f}); {ahead} of {seeds}"
+
+
+def span(found: dict[str, float] | None) -> str:
+    """Median and extremes."""
+    return "–" if found is None else f"{found['median']:,.0f} ({found['least']:,.0f} – {found['most']:,.0f})"
+
+
+def put(page: str, name: str, content: str) -> str:
+    """The page with `content` between the marks of `name`. Raises `FeedError` if they are not there."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise FeedError(f"{PAGE} has no place for the table {name!r}: add the lines `{begin.strip()}` and `{end}`")
+    return f"{before}{begin}{content}\n{end}{after}"
+
+
+PARTS: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {
+    "learning": learning, "trials": trials, "drift": drift, "latency": latency,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Write the page anew."""
+    PLOTS.mkdir(exist_ok=True)
+    page = PAGE.read_text()
+    for name, part in PARTS.items():
+        file = ROOT / "var" / f"{name}.json"
+        if not file.exists():
+            print(f"{file} is not there: run `python -m benchmarks.{name}`; its tables stay as they are")
+            continue
+        for mark, content in part(json.loads(file.read_text())).items():
+            page = put(page, mark, content)
+    PAGE.write_text(page)
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    run(main)
