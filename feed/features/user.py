@@ -219,7 +219,8 @@ class LastContext(UserFeature):
         return part
 
 
-AFFINITIES = (Affinity("categories", 24), Affinity("creators", 24), Affinity("tags", 32))
+CATEGORIES = Affinity("categories", 24)
+AFFINITIES = (CATEGORIES, Affinity("creators", 24), Affinity("tags", 32))
 USER_FEATURES: tuple[UserFeature, ...] = (Counts(), Dwell(), Last(), LastContext(), *AFFINITIES, Recent(), Seen())
 NUMERIC = tuple(name for feature in USER_FEATURES for name in feature.values)
 

@@ -17,7 +17,7 @@ class Index:
     """n items, in the rows of the table they were taken from; items that the table gains later are not in it.
 
     `ids` and, n each: `vectors` float32 (n, 64); `known` bool, described by the catalogue; `created` float64, seconds since
-    1970, -inf where unknown; `popularity` float64, decayed positives.
+    1970, -inf where unknown; `category` int64, the table's codes; `popularity` float64, decayed positives.
     """
 
     table: ItemTable
@@ -25,6 +25,7 @@ class Index:
     vectors: Tensor
     known: np.ndarray
     created: np.ndarray
+    category: np.ndarray
     popularity: np.ndarray
 
     def __len__(self) -> int:
@@ -37,4 +38,12 @@ class Index:
             vectors = snapshot.model.item_vectors(snapshot.space.item_inputs(table, None, now))
         if not bool(torch.isfinite(vectors).all()):
             raise BadModel("the model's item vectors are not finite: train anew with `python offline/bootstrap.py`")
-        return cls(table, list(table.ids), vectors, table.known.copy(), table.created.copy(), table.popularity(now))
+        return cls(
+            table,
+            list(table.ids),
+            vectors,
+            table.known.copy(),
+            table.created.copy(),
+            table.category.copy(),
+            table.popularity(now),
+        )

@@ -7,6 +7,7 @@ import torch
 
 from feed.errors import BadModel
 from feed.features import UserState
+from feed.features.user import CATEGORIES
 from feed.models.snapshot import Snapshot
 from feed.ranking.index import Index
 
@@ -23,6 +24,17 @@ def two_tower(snapshot: Snapshot, index: Index, rows: np.ndarray, states: Sequen
 def popularity(index: Index, rows: np.ndarray) -> np.ndarray:
     """Clicks, likes, shares and comments, decayed with a half-life of one day. (n,)."""
     return np.asarray(index.popularity[rows])
+
+
+def liking(index: Index, rows: np.ndarray, states: Sequence[UserState], now: float) -> np.ndarray:
+    """How much of each item's category the user has taken lately, at least 0; float64 (users, n)."""
+    codes = {name: code for code, name in enumerate(index.table.categories)}
+    liked = np.zeros((len(states), len(codes)))
+    for user, state in enumerate(states):
+        for name, weight in CATEGORIES.weights(state["categories"], now):
+            if weight > 0 and name in codes:
+                liked[user, codes[name]] = weight
+    return np.asarray(liked[:, index.category[rows]])
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

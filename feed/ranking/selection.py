@@ -3,6 +3,7 @@
 Columns are numbered as the candidates are. All chance comes from the generator that is given.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,26 +33,35 @@ def best(scores: np.ndarray, eligible: np.ndarray, size: int) -> np.ndarray:
     return np.where(np.isneginf(values), -1, columns)
 
 
-def learned(ranked: np.ndarray, eligible: np.ndarray, every: int, draw: np.random.Generator) -> Places:
-    """The model's best, but of each `every` places one, itself drawn, holds an item drawn from all that would not be shown.
+def learned(
+    ranked: np.ndarray, eligible: np.ndarray, proposals: Sequence[np.ndarray], every: int, draw: np.random.Generator
+) -> Places:
+    """The model's best, but of each `every` places one, itself drawn, holds an item drawn from all that are eligible.
 
-    `ranked` int64 (k,): the model's best, best first; `eligible` bool (n,). A drawn item's propensity is 1 / number of items it
-    was drawn from: the m drawn places hold m different items out of R, so each of the R stands at each of them with 1 / R.
+    `ranked` int64 (k,): the model's best, best first; `eligible` bool (n,); `proposals`: float64 (n,) each, at least 0, what
+    else than a model may say for an item. Drawn first, then passed over by the model: a draw that leaves out what the model
+    likes would be no evidence about it. Without replacement, each time in proportion to the mean over the proposals w and the
+    uniform one of w(item) / sum of w. A drawn item's propensity is that share among all that were not drawn before it.
     """
     k = len(ranked)
     drawn = _drawn_places(k, every, draw)
-    kept = ranked[: k - len(drawn)]
-    left = eligible.copy()
-    left[kept] = False
-    pool = np.flatnonzero(left)
     places = np.zeros(k, np.bool_)
     places[drawn] = True
     columns, propensity = np.empty(k, np.int64), np.ones(k)
-    columns[~places] = kept
     if len(drawn):
-        columns[places] = draw.choice(pool, len(drawn), replace=False)
-        propensity[places] = 1.0 / len(pool)
+        pool = np.flatnonzero(eligible)
+        q = _mixture([proposal[pool] for proposal in proposals], len(pool))
+        found = draw.choice(len(pool), len(drawn), replace=False, p=q)
+        columns[places] = pool[found]
+        propensity[places] = q[found] / (1.0 - np.concatenate([[0.0], np.cumsum(q[found])[:-1]]))
+    columns[~places] = ranked[~np.isin(ranked, columns[places])][: k - len(drawn)]
     return Places(columns, propensity, [EXPLORE if p else MODEL for p in places])
+
+
+def _mixture(proposals: Sequence[np.ndarray], n: int) -> np.ndarray:
+    """float64 (n,), sums to 1; a proposal that proposes nothing is left out."""
+    shares = [np.full(n, 1.0 / n), *(proposal / total for proposal in proposals if (total := proposal.sum()) > 0)]
+    return np.asarray(np.mean(shares, axis=0))
 
 
 def _drawn_places(k: int, every: int, draw: np.random.Generator) -> np.ndarray:

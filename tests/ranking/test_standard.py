@@ -88,9 +88,10 @@ def test_every_arm_gives_what_it_promises():
         if feed.arm == "learned":
             assert sources.count("explore") == 2
             chosen = [i.item_id for i in feed.items if i.source == "model"]
-            assert chosen == [state.items.ids[row] for row in rows[:18]]
+            drawn = {i.item_id for i in feed.items if i.source == "explore"}
+            assert chosen == [state.items.ids[row] for row in rows if state.items.ids[row] not in drawn][:18]
             assert {i.propensity for i in feed.items if i.source == "model"} == {1.0}
-            assert {i.propensity for i in feed.items if i.source == "explore"} == {1 / (120 - 3 - 18)}
+            assert all(0.99 / 117 / 3 < i.propensity < 1 for i in feed.items if i.source == "explore")  # uniform is one of three
         else:
             assert set(sources) == {feed.arm}
         if feed.arm == "popular":
