@@ -1,14 +1,15 @@
 """Drift alerts, measured: stable worlds and worlds in which half of the people change their tastes, side by side.
 
-    python benchmarks/drift.py [--seeds 10] [--work DIR]
+    python -m benchmarks.drift [--seeds 10] [--work DIR] [--processes 2]
 
-One process, simulated time (see benchmarks/loop.py), a frozen champion: nothing mends what the drift breaks. Each seed is
+No servers, simulated time (see benchmarks/loop.py), a frozen champion: nothing mends what the drift breaks. Each seed is
 another world with its own model; its stable and its drifted run are equal until the drift. Beside the monitor stand two rules
 that look at nothing: one alerts as often as the monitor may, one never does. Writes var/drift.json.
 """
 
 import copy
 import json
+import multiprocessing
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from tempfile import mkdtemp
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
 from rich import print
 
@@ -97,6 +99,7 @@ class Watched:
 
 def both(seed: int, folder: Path, traffic: Traffic) -> tuple[Run, Run]:
     """A stable and a drifted run of one world, the same until the drift; delays count from there to the alert's example."""
+    loop.seeded(seed, folder)
     world, trained, version = loop.start(seed, folder, Policy(), run_seed=seed)
     world.serve(trained, version, 1)
     stable = Watched(world, DriftMonitor(), Run())
@@ -139,18 +142,20 @@ def quantiles(values: list[int]) -> dict[str, float] | None:
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="worlds, shared out between the two rates of traffic")] = 10,
     work: Annotated[Path | None, typer.Option(help="folder for worlds and models, kept and used again")] = None,
+    processes: Annotated[int, typer.Option(min=1)] = 2,
     out: Annotated[Path, typer.Option(help="where the figures go")] = OUT,
 ) -> None:
     """Measure the drift monitor."""
     folder = work or Path(mkdtemp(prefix="feedloop-drift-"))
     began = time.time()
     result: dict[str, dict[str, Any]] = {}
-    for seed in range(seeds):
-        loop.seeded(seed, folder / str(seed))
+    jobs = [(seed, folder / str(seed), TRAFFIC[seed % len(TRAFFIC)]) for seed in range(seeds)]
+    with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
+        found = pool.starmap(both, jobs, chunksize=1)
     for k, traffic in enumerate(TRAFFIC):
         print(f"{traffic.name}: {traffic.requests:,} requests a run, half of the people drift after {traffic.drift:,}")
         mine = range(k, seeds, len(TRAFFIC))
-        runs = [both(seed, folder / str(seed), traffic) for seed in mine]
+        runs = [found[seed] for seed in mine]
         rules = {"monitor": "alerts", "always fires": "always", "never fires": "never"}
         result[traffic.name] = {name: figures(runs, of) for name, of in rules.items()}
         result[traffic.name]["seeds"] = list(mine)

@@ -9,6 +9,7 @@
 
 import argparse
 import json
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,10 +161,12 @@ def z_of(series: Series) -> float:
 
 
 def serve(
-    folder: Path, seed: int, name: str, champion: Snapshot, challengers: dict[str, Snapshot], requests: int
+    folder: Path, seed: int, name: str, versions: dict[str, Path], requests: int
 ) -> tuple[list[Series], list[dict[str, Any]]]:
-    """Let `champion` rank for this many requests; the differences and the verdicts of each challenger on what happens."""
+    """Let version `name` rank for this many requests; differences and verdicts of the others on what happens."""
     loop, _, _ = start(seed, folder, Policy(), run_seed=1)
+    challengers = {other: snapshot.load(path) for other, path in versions.items()}
+    champion = challengers.pop(name)
     loop.serve(champion, name, 1)
     catalogue = LastSeen()
     catalogue.add(loop.past, 0)
@@ -194,29 +197,37 @@ def serve(
     return series, told
 
 
-def trained_alike(folder: Path, seeds: Sequence[int]) -> dict[str, Snapshot]:
+def trained_alike(folder: Path, seeds: Sequence[int]) -> dict[str, Path]:
     """Versions trained on the same log, alike but for the seed."""
     registry = Registry(folder / "registry")
     for seed in seeds[len(registry.versions()) :]:
         bootstrap.run(folder / "data", folder / "registry", seed=seed)
-    return {f"seed {k}": snapshot.load(registry.folder(v)) for k, v in enumerate(registry.versions()[: len(seeds)])}
+    return {f"seed {k}": registry.folder(version) for k, version in enumerate(registry.versions()[: len(seeds)])}
 
 
-def run(folder: Path, requests: int, flips: int) -> dict[str, Any]:
+def worse(folder: Path, good: Snapshot) -> dict[str, Path]:
+    """Versions that are worse than `good`."""
+    made = {"popularity": popularity(good), "shuffled labels": shuffled_labels(folder / "data", 1)}
+    paths = {name: folder / "worse" / name for name in made}
+    for name, model in made.items():
+        paths[name].mkdir(parents=True, exist_ok=True)
+        snapshot.save(paths[name], model.model, model.space, {})
+    return paths
+
+
+def run(folder: Path, requests: int, flips: int, processes: int) -> dict[str, Any]:
     """All of it, on one world."""
     seeded(0, folder)
     models = trained_alike(folder, range(SEEDS))
-    good = models["seed 0"]
-    worse = {"popularity": popularity(good), "shuffled labels": shuffled_labels(folder / "data", 1)}
-    null, closed, better, told = [], [], [], []
-    for name, champion in models.items():
-        series, verdicts = serve(folder, 0, name, champion, {o: m for o, m in models.items() if o != name}, requests)
-        closed += verdicts
-        null += series
-    for name, champion in worse.items():
-        series, verdicts = serve(folder, 0, name, champion, {"trained": good}, requests)
-        told += verdicts
-        better += series
+    bad = worse(folder, snapshot.load(models["seed 0"]))
+    jobs = [
+        *((folder, 0, name, models, requests) for name in models),
+        *((folder, 0, name, {name: path, "trained": models["seed 0"]}, requests) for name, path in bad.items()),
+    ]
+    with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (1,), maxtasksperchild=1) as pool:
+        found = pool.starmap(serve, jobs, chunksize=1)
+    null, better = ([one for series, _ in part for one in series] for part in (found[:SEEDS], found[SEEDS:]))
+    closed, told = ([one for _, verdicts in part for one in verdicts] for part in (found[:SEEDS], found[SEEDS:]))
     promoted = sum(verdict["decision"] == "promote" for verdict in closed)
     n = SEEDS * (SEEDS - 1)
     return {
@@ -233,12 +244,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="false promotions and power of the trial")
     parser.add_argument("--requests", type=int, default=12_000, help="shown in each closed loop")
     parser.add_argument("--flips", type=int, default=2000, help="null trials a series")
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="keep the world and its versions here, and take them from here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
     def work(folder: Path) -> None:
-        figures = run(arguments.folder or folder, arguments.requests, arguments.flips)
+        figures = run(arguments.folder or folder, arguments.requests, arguments.flips, arguments.processes)
         OUT.parent.mkdir(exist_ok=True)
         OUT.write_text(json.dumps(figures, indent=2) + "\n")
         print(json.dumps(figures, indent=2))
