@@ -4,13 +4,14 @@ For each seed a world, its past and the champion bootstrapped from it, then the 
 
     frozen     the champion for ever
     online     learner, gatekeeper and drift monitor as they run: versions published as often, tried and promoted as they are
+    ungated    the same, but every version that is published serves at once, untried: what the trial costs
     nightly    re-trained every night on the newest 14 days and served at once, untried
 
 stationary, and with half of the tastes changed at `--drift-at` requests. The arms popular and random are in every run. Shares
 of the best possible click-through are expected clicks of what was shown over those of the best feeds; intervals by bootstrap
 over users.
 
-`python -m benchmarks.learning [--seeds 5] [--requests 12000] [--processes 2]` writes var/learning.json, of which
+`python -m benchmarks.learning [--seeds 5] [--requests 9000] [--processes 2]` writes var/learning.json, of which
 `python -m benchmarks.report` makes tables and plots.
 """
 
@@ -50,7 +51,7 @@ NIGHT = 86_400 * PER_STEP // 60  # requests a day
 RETRAIN_DAYS = 14
 RAISE, RAISE_FOR = 3.0, 5000  # as the monitor agent commands after an alert
 LIMIT = 20_000
-KINDS = ("frozen", "online", "nightly")
+KINDS = ("frozen", "online", "ungated", "nightly")
 
 
 @dataclass
@@ -71,8 +72,8 @@ class Run:
 class Online:
     """Learner, gatekeeper and monitor around a loop, over a registry of their own."""
 
-    def __init__(self, loop: Loop, folder: Path, run: Run) -> None:
-        self._loop, self._run = loop, run
+    def __init__(self, loop: Loop, folder: Path, run: Run, gated: bool) -> None:
+        self._loop, self._run, self._gated = loop, run, gated
         self.registry = Registry(folder)
         champion = self.registry.champion()
         assert champion is not None
@@ -88,7 +89,7 @@ class Online:
             self._append(example)
             for alert in [] if past else self._monitor.see(example):
                 self._alerted(alert)
-            if self._offset % 64 == 0 and not past:
+            if self._offset % 64 == 0 and not past and self._gated:
                 self._gatekeeper.look()
             while self._commands:
                 self._append(self._commands.pop(0))
@@ -97,7 +98,8 @@ class Online:
             self._follow()
 
     def _append(self, record: Record) -> None:
-        self._gatekeeper.see(LogRecord(LOG, 0, self._offset, b"", wire.encode(record)))
+        if self._gated:
+            self._gatekeeper.see(LogRecord(LOG, 0, self._offset, b"", wire.encode(record)))
         self._learner.take(self._offset, record)
         self._offset += 1
 
@@ -110,7 +112,9 @@ class Online:
         done = self._learner.progress.examples
         if done - self._published >= PUBLISH:
             self._published = done
-            self.registry.publish(lambda folder: state.save(folder, self._learner, LOG, ""), challenger=True)
+            version = self.registry.publish(lambda folder: state.save(folder, self._learner, LOG, ""), challenger=True)
+            if not self._gated:
+                self.registry.promote(version)
 
     def _follow(self) -> None:
         champion = self.registry.champion()
@@ -118,7 +122,8 @@ class Online:
             self._generation = champion.generation
             self._loop.serve(snapshot.load(champion.path), champion.version, champion.generation)
             last = next(e for e in reversed(self.registry.ledger()) if e["event"] in ("promoted", "rolled back"))
-            self._run.happened.append((len(self._run.user), f"{last['event']}: {champion.version}"))
+            if self._gated:
+                self._run.happened.append((len(self._run.user), f"{last['event']}: {champion.version}"))
 
     def _load(self, version: str) -> tuple[str, snapshot.Snapshot]:
         return version, snapshot.load(self.registry.folder(version))
@@ -157,7 +162,7 @@ def run_one(seed: int, kind: str, drift_at: int | None, requests: int, worlds: P
         registry = Path(temporary) / "registry"
         shutil.copytree(worlds / str(seed) / "registry", registry)
         told = len(Registry(registry).ledger())
-        online = Online(loop, registry, run) if kind == "online" else None
+        online = Online(loop, registry, run, kind == "online") if kind in ("online", "ungated") else None
         past = list(dataset.events_of(dataset.read(worlds / str(seed) / "data"))) if kind == "nightly" else []
         nightly = Nightly(loop, past, Path(temporary), run) if kind == "nightly" else None
         if online:
@@ -186,8 +191,8 @@ def main() -> None:
     """Run all and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=12_000)
-    parser.add_argument("--drift-at", type=int, default=4_000)
+    parser.add_argument("--requests", type=int, default=9_000)
+    parser.add_argument("--drift-at", type=int, default=3_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--worlds", type=Path, help="folder of seeded worlds to keep and reuse")
     options = parser.parse_args()
@@ -196,7 +201,7 @@ def main() -> None:
         jobs = [
             (seed, kind, drift_at, options.requests, worlds)
             for seed in range(options.seeds)
-            for drift_at, kinds in ((options.drift_at, KINDS), (None, ("frozen", "online")))
+            for drift_at, kinds in ((options.drift_at, KINDS), (None, ("frozen", "ungated")))
             for kind in kinds
         ]
         with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:

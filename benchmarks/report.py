@@ -88,14 +88,16 @@ def verdicts(scenario: curves.Scenario) -> str:
 
 def trials(measured: dict[str, Any]) -> dict[str, str]:
     """False promotions and power."""
+    z = measured["seeds"]["z"] | {p["series"]: p["z"] for p in measured["power"]["resampled"]}
     flipped = [
-        [f["series"], f"{f['requests']:,}", str(f["users"]), f"{f['trials']:,}", f"{f['share']:.2%}", f"{f['upper_95']:.2%}"]
+        [
+            f["series"], f"{f['requests']:,}", str(f["users"]), f"{z[f['series']]:+.1f}", f"{f['trials']:,}",
+            f"{f['share']:.2%}", f"{f['upper_95']:.2%}",
+        ]
         for f in measured["flipped"]
-    ]
-    closed = measured["seeds"]
-    equal = [
-        [v["champion"], v["challenger"], v["decision"], f"{v['requests']:,}", v["why"]] for v in closed["verdicts"]
     ]  # fmt: skip
+    closed = measured["seeds"]
+    equal = [[v["champion"], v["challenger"], v["decision"], f"{v['requests']:,}", v["why"]] for v in closed["verdicts"]]
     told = {f"{v['challenger']} against {v['champion']}": v for v in measured["power"]["verdicts"]}
     power = []
     for p in measured["power"]["resampled"]:
@@ -104,9 +106,14 @@ def trials(measured: dict[str, Any]) -> dict[str, str]:
         power.append([
             p["series"], f"{p['z']:.1f}", f"{p['promoted']:.0%}", "–" if needed is None else f"{needed:,.0f}", verdict,
         ])  # fmt: skip
-    hits = f"{closed['promoted']} of {closed['trials']} promoted, upper 95 % bound {closed['upper_95']:.0%}"
+    hits = (
+        f"{closed['promoted']} of {closed['trials']} promoted (upper 95 % bound {closed['upper_95']:.0%}: so few trials bound "
+        f"little), {closed['trials'] - len(equal)} without a verdict at the end of the run"
+    )
     return {
-        "flipped": table(["differences of", "requests", "users", "null trials", "promoted", "upper 95 % bound"], flipped),
+        "flipped": table(
+            ["differences of", "requests", "users", "z before flipping", "null trials", "promoted", "upper 95 % bound"], flipped
+        ),
         "equals": table(["champion", "challenger", "verdict", "requests", "why"], equal) + f"\n\n{hits}.",
         "power": table(["", "z", "promoted, users resampled", "requests with evidence, median", "the run itself"], power),
     }

@@ -13,7 +13,7 @@ from feed.ranking.arms import Policy
 from feed.registry import Registry
 
 SEED = 1
-PACE = 24.0  # records a second: a step every three seconds
+PACE = 30.0  # records a second: a step every two seconds
 COPY_EVERY = 50  # records between two that are sent once more
 BY_HAND = "tests/soak"
 
@@ -43,6 +43,7 @@ class Feeder:
             past + 2_500: self._force_broken,
             past + 5_000: self._restart,
             past + 6_500: self._force_broken,
+            past + 8_500: self._raise_rate,
         }
 
     def run(self, enough: Callable[[], bool]) -> None:

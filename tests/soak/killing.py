@@ -1,6 +1,7 @@
 """Start a process, kill it at a moment of a chosen kind, start it anew; each kill is told with what the dead process was at."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -16,10 +17,12 @@ from feed.errors import BadModel
 from feed.learning.state import CREATED_BY
 from feed.models import snapshot
 from feed.registry import Registry
+from feed.registry.disk import ASIDE
 from tests.soak.marked_learner import ENTERED, LEFT, STEPS
 
 ROOT = Path(__file__).parents[2]
-STARTING, STEP, PUBLISHING, ANY_MOMENT, DECIDING = "starting", "in a step", "publishing", "any moment", "deciding"
+STARTING, STEP, PUBLISHING = "starting", "in a step", "publishing"
+ANY_MOMENT, DECIDING = "at any moment", "deciding"
 LEARNER_KILLS = [STARTING] * 2 + [STEP] * 16 + [PUBLISHING] * 2
 GATEKEEPER_KILLS = [STARTING] * 3 + [ANY_MOMENT] * 8 + [DECIDING] * 9
 PATIENCE = 120.0  # a start included, on a busy machine
@@ -32,10 +35,14 @@ class Kill:
     """
 
     kind: str
-    mid_step: bool = False
-    published: bool = False
-    publishing: bool = False
-    again: int = 0
+    mid_step: bool
+    published: bool
+    publishing: bool
+    again: int
+
+    def __str__(self) -> str:
+        found = [what for what, so in (("in mid-step", self.mid_step), ("writing a version", self.publishing)) if so]
+        return f"{self.kind} (found {' and '.join(found) or 'at neither'}; {self.again} steps to take again)"
 
 
 class Supervised:
@@ -96,20 +103,19 @@ def kill_learner(process: Supervised, page: np.memmap, registry: Registry, rng: 
             if kind == STARTING:
                 process.wait(running, lambda: False, float(rng.uniform(0.5, 8)))
             else:
-                steps = int(rng.integers(1, 11))
+                steps = int(rng.integers(1, 20))
                 process.must(running, lambda steps=steps: page[LEFT] >= steps and bool(learned(registry)))
                 _stop_while(process, running, _moment(kind, page, registry), rng)
+            publishing = _writes_a_version(registry)
             running.send_signal(signal.SIGKILL)
             running.wait()
             told, lost = learned(registry), int(page[STEPS])
-            yield Kill(
-                kind, mid_step=bool(page[ENTERED] > page[LEFT]), published=bool(told), publishing=_aside(registry),
-                again=max(0, lost - told.get("steps", 0)) if lost else 0,
-            )  # fmt: skip
+            mid_step = bool(page[ENTERED] > page[LEFT])
+            yield Kill(kind, mid_step, bool(told), publishing, again=max(0, lost - told.get("steps", 0)))
 
 
 def _moment(kind: str, page: np.memmap, registry: Registry) -> Callable[[], bool]:
-    return (lambda: page[ENTERED] > page[LEFT]) if kind == STEP else (lambda: _aside(registry))
+    return (lambda: page[ENTERED] > page[LEFT]) if kind == STEP else (lambda: _writes_a_version(registry))
 
 
 def _stop_while(
@@ -125,11 +131,21 @@ def _stop_while(
         running.send_signal(signal.SIGCONT)
 
 
-def _aside(registry: Registry) -> bool:
-    return any((registry.folder(registry.versions()[-1]).parent).glob(".aside-*"))
+def _writes_a_version(registry: Registry) -> bool:
+    """Whether a living process is at it: it has locked the folder it fills."""
+    for folder in registry.folder(registry.versions()[-1]).parent.glob(f"{ASIDE}*"):
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(descriptor)
+    return False
 
 
-def kill_gatekeeper(process: Supervised, registry: Registry, rng: np.random.Generator) -> Iterator[Kill]:
+def kill_gatekeeper(process: Supervised, registry: Registry, rng: np.random.Generator) -> Iterator[str]:
     """One kill after another, of the kinds in `GATEKEEPER_KILLS` in a drawn order."""
     for kind in rng.permutation(GATEKEEPER_KILLS).tolist():
         with process.running() as running:
@@ -138,10 +154,10 @@ def kill_gatekeeper(process: Supervised, registry: Registry, rng: np.random.Gene
                 process.wait(running, lambda before=before: _decided(registry) > before, 60.0)
                 time.sleep(float(rng.uniform(0, 0.03)))
             else:
-                process.wait(running, lambda: False, float(rng.uniform(*(0.5, 8) if kind == STARTING else (8, 25))))
+                process.wait(running, lambda: False, float(rng.uniform(*(0.5, 8) if kind == STARTING else (8, 40))))
             running.send_signal(signal.SIGKILL)
             running.wait()
-            yield Kill(kind)
+            yield kind
 
 
 def _decided(registry: Registry) -> int:

@@ -93,8 +93,8 @@ def _run(
     kills: list[Kill] = []
     over = False
 
-    def tell(who: str, kill: Kill) -> None:
-        print(f"{time.monotonic() - began:6.1f} s  {who}: {kill}", flush=True)
+    def tell(who: str, kill: Kill | str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {who} killed {kill}", flush=True)
 
     def kill_learners() -> None:
         for kill in kill_learner(learner, page, registry, np.random.default_rng([SEED, 0])):
