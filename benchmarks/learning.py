@@ -42,7 +42,7 @@ from feed.registry import Registry
 from offline import bootstrap
 from offline.gatekeeper import Gatekeeper
 
-ROOT = Path(__file__).parents[1]
+OUT = Path(__file__).parents[1] / "var" / "learning.json"
 POLICY = Policy(popular_share=0.1, random_share=0.1)
 LOG = "loop"  # the log's name
 PER_STEP = 6  # requests a minute of the world: as 60 a second at 600 times its speed
@@ -206,15 +206,18 @@ def main() -> None:
         ]
         with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
             pool.starmap(seed_world, [(seed, worlds) for seed in range(options.seeds)], chunksize=1)
-            runs = pool.starmap(run_one, jobs, chunksize=1)
-    out = ROOT / "var" / "learning.json"
-    out.parent.mkdir(exist_ok=True)
-    result: dict[str, Any] = {
-        "requests": options.requests,
-        "drift_at": options.drift_at,
-        "runs": [vars(run) for run in runs],
-    }
-    out.write_text(json.dumps(result) + "\n")
+            runs: list[dict[str, Any]] = []
+            for run in pool.imap(_run_one, jobs):
+                runs.append(vars(run))
+                happened = ", ".join(f"{at:,} {what}" for at, what in run.happened if not what.startswith("ledger"))
+                print(f"world {run.seed}, {run.kind}, {'drift' if run.drift_at else 'stationary'}: {happened}", flush=True)
+                result = {"requests": options.requests, "drift_at": options.drift_at, "runs": runs}
+                OUT.parent.mkdir(exist_ok=True)
+                OUT.write_text(json.dumps(result) + "\n")
+
+
+def _run_one(job: tuple[int, str, int | None, int, Path]) -> Run:
+    return run_one(*job)
 
 
 def seed_world(seed: int, worlds: Path) -> None:
