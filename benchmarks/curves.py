@@ -21,11 +21,19 @@ from feed.evaluation.metrics import ratio_interval
 from feed.ranking.types import LEARNED, POPULAR, RANDOM
 
 DRAWS = 1000
-JUST_AFTER, AT_THE_END = 1000, 3000  # requests
+JUST_AFTER, AT_THE_END = 1000, 1500  # requests
+PAIRS = (("online", "frozen"), ("ungated", "frozen"), ("nightly", "frozen"), ("online", "nightly"), ("ungated", "nightly"))
 WINDOW, HOP = 500, 50  # requests, of which recovery is seen
 BIN = 500  # requests a point of a plot
 RECOVERED = 0.9
-COLOURS = {"frozen": "#888888", "online": "#1b7f4b", "nightly": "#d9822b", POPULAR: "#5b6abf", RANDOM: "#b05050"}
+COLOURS = {
+    "frozen": "#888888",
+    "online": "#1b7f4b",
+    "ungated": "#3bb5c4",
+    "nightly": "#d9822b",
+    POPULAR: "#5b6abf",
+    RANDOM: "#b05050",
+}
 
 Interval = tuple[float, float, float]
 
@@ -68,7 +76,7 @@ class Scenario:
         self.kinds = list(dict.fromkeys(run.kind for run in runs))
         self.seeds = sorted({run.seed for run in runs})
         self.rows = [*self.kinds, POPULAR, RANDOM]
-        self.pairs = [(a, b) for a, b in (("online", "frozen"), ("online", "nightly")) if {a, b} <= set(self.kinds)]
+        self.pairs = [(a, b) for a, b in PAIRS if {a, b} <= set(self.kinds)]
         at, end = self.drift_at, self.requests
         names = ("before the drift", f"first {JUST_AFTER:,} after it", f"last {AT_THE_END:,}")
         if not drifts:

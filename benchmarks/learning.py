@@ -5,7 +5,7 @@ For each seed a world, its past and the champion bootstrapped from it, then the 
     frozen     the champion for ever
     online     learner, gatekeeper and drift monitor as they run: versions published as often, tried and promoted as they are
     ungated    the same, but every version that is published serves at once, untried: what the trial costs
-    nightly    re-trained every night on the newest 14 days and served at once, untried
+    nightly    re-trained every night on the newest 14 days and served at once, untried; tastes change half a day before a night
 
 stationary, and with half of the tastes changed at `--drift-at` requests. The arms popular and random are in every run. Shares
 of the best possible click-through are expected clicks of what was shown over those of the best feeds; intervals by bootstrap
@@ -178,7 +178,7 @@ def run_one(seed: int, kind: str, drift_at: int | None, requests: int, worlds: P
                 online.see(examples)
             if nightly:
                 past.extend(event for visit in loop.visits for event in visit.events)
-                if len(run.user) // NIGHT > nights:
+                if (len(run.user) - (drift_at or 0) + NIGHT // 2) // NIGHT > nights:
                     nights += 1
                     nightly.retrain()
         if online:
@@ -201,7 +201,7 @@ def main() -> None:
         jobs = [
             (seed, kind, drift_at, options.requests, worlds)
             for seed in range(options.seeds)
-            for drift_at, kinds in ((options.drift_at, KINDS), (None, ("frozen", "ungated")))
+            for drift_at, kinds in ((options.drift_at, KINDS), (None, ("frozen", "online", "ungated")))
             for kind in kinds
         ]
         with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
