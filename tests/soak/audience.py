@@ -39,11 +39,11 @@ class Feeder:
         self._broker, self._registry, self._examples, self._past = broker, registry, examples, past
         self.sent = 0
         self._by_hand: dict[int, Callable[[Sender], None]] = {
-            past + 1_000: self._raise_rate,
-            past + 2_500: self._force_broken,
-            past + 5_000: self._restart,
-            past + 6_500: self._force_broken,
-            past + 8_500: self._raise_rate,
+            past + 500: self._raise_rate,
+            past + 3_500: self._force_broken,
+            past + 6_000: self._restart,
+            past + 8_000: self._force_broken,
+            past + 11_000: self._raise_rate,
         }
 
     def run(self, enough: Callable[[], bool]) -> None:

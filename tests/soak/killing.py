@@ -103,7 +103,7 @@ def kill_learner(process: Supervised, page: np.memmap, registry: Registry, rng: 
             if kind == STARTING:
                 process.wait(running, lambda: False, float(rng.uniform(0.5, 8)))
             else:
-                steps = int(rng.integers(1, 20))
+                steps = int(rng.integers(1, 24))
                 process.must(running, lambda steps=steps: page[LEFT] >= steps and bool(learned(registry)))
                 _stop_while(process, running, _moment(kind, page, registry), rng)
             publishing = _writes_a_version(registry)
@@ -151,10 +151,10 @@ def kill_gatekeeper(process: Supervised, registry: Registry, rng: np.random.Gene
         with process.running() as running:
             if kind == DECIDING:
                 before = _decided(registry)
-                process.wait(running, lambda before=before: _decided(registry) > before, 60.0)
+                process.wait(running, lambda before=before: _decided(registry) > before, 40.0)
                 time.sleep(float(rng.uniform(0, 0.03)))
             else:
-                process.wait(running, lambda: False, float(rng.uniform(*(0.5, 8) if kind == STARTING else (8, 40))))
+                process.wait(running, lambda: False, float(rng.uniform(*(0.5, 8) if kind == STARTING else (8, 30))))
             running.send_signal(signal.SIGKILL)
             running.wait()
             yield kind

@@ -96,10 +96,12 @@ def _run(
     def tell(who: str, kill: Kill | str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {who} killed {kill}", flush=True)
 
-    def kill_learners() -> None:
+    def kill_learners(meanwhile: Future[None]) -> None:
         for kill in kill_learner(learner, page, registry, np.random.default_rng([SEED, 0])):
             kills.append(kill)
             tell("learner", kill)
+        with learner.running() as running:  # the gatekeeper goes on trying what it publishes
+            learner.wait(running, meanwhile.done, SECONDS)
 
     def kill_gatekeepers() -> None:
         for kill in kill_gatekeeper(gatekeeper, registry, np.random.default_rng([SEED, 1])):
@@ -108,7 +110,8 @@ def _run(
     began = time.monotonic()
     with ThreadPoolExecutor() as pool:
         feeding = pool.submit(feeder.run, lambda: over)
-        killing = [pool.submit(kill_learners), pool.submit(kill_gatekeepers)]
+        gatekeepers = pool.submit(kill_gatekeepers)
+        killing = [gatekeepers, pool.submit(kill_learners, gatekeepers)]
         try:
             while not all(future.done() for future in killing):
                 assert time.monotonic() - began < SECONDS, f"{len(kills)} of {len(LEARNER_KILLS)} kills of the learner"
@@ -124,7 +127,8 @@ def _run(
     assert [record.offset for record in log] == list(range(len(log)))
     with learner.running() as running:
         expected = _unkilled(log, archive)
-        learner.must(running, lambda: learned(registry)["examples"] >= expected.progress.examples)
+        whole = learner.wait(running, lambda: learned(registry)["examples"] >= expected.progress.examples)
+        assert whole, f"{learned(registry)} learned, unkilled {expected.progress.examples} examples"
     return kills, log, expected
 
 
