@@ -58,7 +58,7 @@ def cost(scenario: curves.Scenario, calm: curves.Scenario) -> str:
             "not within the run" if requests is None else f"{requests:,}", f"{seeds} of {len(scenario.seeds)}",
         ])  # fmt: skip
     header = [
-        "", "click-through lost after it", "clicks per 1,000 requests", "of the loss regained in the last 3,000",
+        "", "click-through lost after it", "clicks in 1,000 requests", f"of it regained in the last {curves.AT_THE_END:,}",
         "requests until 90 % regained", "worlds in which it was",
     ]  # fmt: skip
     return table(header, rows)
