@@ -182,7 +182,7 @@ class Scenario:
         middles = np.arange(BIN / 2, self.requests - BIN / 2 + 1, BIN)
         for row in self.rows:
             sums = [self._sums(row, (int(x - BIN / 2), int(x + BIN / 2))) for x in middles]
-            axes.plot(middles, [100 * _share(s) for s in sums], color=COLOURS[row], label=row, lw=1.8)
+            axes.plot(middles, [100 * _share(s) for s in sums], color=COLOURS[row], label=row, lw=4 if row == "frozen" else 1.8)
             if row in self.kinds:
                 low, high = zip(*(_ends(self._drawn(s)) for s in sums), strict=True)
                 axes.fill_between(middles, 100 * np.array(low), 100 * np.array(high), color=COLOURS[row], alpha=0.15, lw=0)
@@ -192,9 +192,7 @@ class Scenario:
         for what, mark in (("alert", "v"), ("promoted", "^")):
             at = [x for seed in self.seeds for x in self.when(seed, what)]
             if at:
-                axes.plot(
-                    at, np.full(len(at), axes.get_ylim()[0]), mark, color=COLOURS["online"], ms=6, label=what, clip_on=False
-                )
+                axes.plot(at, np.zeros(len(at)), mark, color=COLOURS["online"], ms=6, label=what, clip_on=False)
         axes.set(xlabel="requests", ylabel="share of the best possible, %", xlim=(0, self.requests), ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(ncols=4, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15))
