@@ -35,13 +35,13 @@ def main(
     items: Annotated[int, typer.Option(help="items of the world", min=100)] = 5000,
     interactions: Annotated[int, typer.Option(help="engagements in its history", min=1000)] = 50_000,
     seed: Annotated[int, typer.Option(help="same seed, same world", min=0)] = 0,
-    seconds: Annotated[int, typer.Option(help="how long the live audience acts", min=20)] = 150,
-    drift_at: Annotated[int, typer.Option(help="when the tastes of half of it drift, seconds from its start", min=5)] = 60,
+    seconds: Annotated[int, typer.Option(help="how long the live audience acts", min=20)] = 130,
+    drift_at: Annotated[int, typer.Option(help="when the tastes of half of it drift, seconds from its start", min=5)] = 50,
     rate: Annotated[int, typer.Option(help="its events per second", min=1)] = 450,
     share: Annotated[
         float, typer.Option(help="share of users in each of the arms popular and random", min=0.01, max=0.4)
     ] = 0.1,
-    trial: Annotated[int, typer.Option(help="requests with evidence after which a trial is given up", min=100)] = 2500,
+    trial: Annotated[int, typer.Option(help="requests with evidence after which a trial is given up", min=100)] = 1500,
 ) -> None:
     """Start the system, fill it, let an audience act and its tastes drift, and show what the feeds and the model did."""
     started = time.monotonic()
