@@ -12,7 +12,7 @@ PINS := requirements/run.txt requirements/dev.txt requirements/torch.txt require
 .PHONY: help install up demo demo-refusals feed test lint format types contracts check e2e-compose bench bench-learning soak requirements clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: .venv/.installed ## set up .venv from the pins (TORCH_INDEX=URL: take torch from that index)
 
@@ -78,6 +78,7 @@ bench-learning: .venv/.installed ## measure what learning online is worth (docs/
 	$(PY) -m benchmarks.trials
 	$(PY) -m benchmarks.drift
 	$(PY) -m benchmarks.latency
+	$(PY) -m benchmarks.report
 
 soak: .venv/.installed ## learner and gatekeeper killed twenty times: the same weights, no trial decided twice
 	$(PY) -m pytest tests/soak

@@ -91,7 +91,8 @@ def test_every_arm_gives_what_it_promises():
             drawn = {i.item_id for i in feed.items if i.source == "explore"}
             assert chosen == [state.items.ids[row] for row in rows if state.items.ids[row] not in drawn][:18]
             assert {i.propensity for i in feed.items if i.source == "model"} == {1.0}
-            assert all(0.99 / 117 / 3 < i.propensity < 1 for i in feed.items if i.source == "explore")  # uniform is one of three
+            # uniform is one of three proposals
+            assert all(0.99 / 117 / 3 < i.propensity < 1 for i in feed.items if i.source == "explore")
         else:
             assert set(sources) == {feed.arm}
         if feed.arm == "popular":
