@@ -75,6 +75,7 @@ bench: .venv/.installed ## measure speed
 
 bench-learning: .venv/.installed ## measure what learning online is worth (docs/learning.md); about an hour
 	$(PY) -m benchmarks.learning
+	$(PY) -m benchmarks.better
 	$(PY) -m benchmarks.trials
 	$(PY) -m benchmarks.drift
 	$(PY) -m benchmarks.latency

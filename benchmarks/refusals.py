@@ -28,7 +28,7 @@ from feed.trial import Comparison, LastSeen, Scorer, Verdict, judge, level
 from offline import bootstrap
 
 USERS, ITEMS, INTERACTIONS = 600, 2000, 30_000
-LIMIT = 3000  # requests with evidence: a trial in front of the public has 20,000
+LIMIT = 6000  # requests with evidence: a trial in front of the public has 20,000
 CHUNK = 64
 BATCH, PASSES = 64, 5
 
