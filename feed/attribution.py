@@ -26,6 +26,7 @@ from feed.features.user import UserState, consumed
 
 NEGATIVES = 10  # items drawn beside an organic engagement
 WINDOWS = 20  # open at once of one user; one more closes the oldest
+JOINED = 500  # events in one window; what comes on top is in the features only
 REMEMBERED = 50  # closed requests of one user, for one more window's length
 
 
@@ -48,7 +49,7 @@ class Window(Struct):
 
     def join(self, event: Engaged) -> None:
         """Label the event's item."""
-        if event.event_id in self.joined:
+        if event.event_id in self.joined or len(self.joined) == JOINED:
             return
         self.joined.append(event.event_id)
         of_item = self.labels.setdefault(event.item_id, {})
@@ -98,6 +99,7 @@ class Attribution:
 
     def __init__(self, seconds: float, source: int, marks: Marks, pending: dict[str, Pending], items: FrozenItems) -> None:
         self._seconds, self._source, self._items = seconds, source, items
+        self.before = marks
         self._clock, self._sequence, self._late = marks.clock, marks.sequence, marks.late
         self.pending = pending
         self._examples: list[Example] = []

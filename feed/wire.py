@@ -36,7 +36,9 @@ INTERACTIONS = Topic("interactions")
 USERS = Topic("users", compacted=True)
 ITEMS = Topic("items", partitions=2, compacted=True)
 FEATURE_UPDATES = Topic("feature-updates", days=7)  # only the newest matter: features themselves are in Redis
-TRAINING_EXAMPLES = Topic("training-examples", partitions=1)  # so there is one learner at a time; messages: feed.examples
+TRAINING_EXAMPLES = Topic(
+    "training-examples", partitions=1, bytes=LARGEST
+)  # so there is one learner at a time; messages: feed.examples
 ALERTS = Topic("alerts", partitions=1)
 DEAD_LETTERS = Topic("dead-letters", partitions=1, bytes=LARGEST)
 TOPICS = (INTERACTIONS, USERS, ITEMS, FEATURE_UPDATES, TRAINING_EXAMPLES, ALERTS, DEAD_LETTERS)

@@ -113,7 +113,7 @@ class Folder:
     def _emit(self, change: Change, windows: Attribution, everything: bool = False) -> None:
         for example in windows.close(everything):
             change.messages.append(Message(wire.TRAINING_EXAMPLES.name, 0, example.user.user_id.encode(), wire.encode(example)))
-        change.pending, change.marks = windows.pending, windows.marks
+        change.pending, change.marks, change.marks_before = windows.pending, windows.marks, windows.before
 
     def _load(self, change: Change, ids: Sequence[str], store: FeatureStore) -> None:
         distinct = list(dict.fromkeys(ids))
@@ -260,19 +260,27 @@ class FeaturesAgent:
                 continue
             try:
                 async with self._one_at_a_time:
-                    await asyncio.to_thread(self._close, partition)
-                self._quiet_since[partition] = float("inf")  # until the next batch
+                    self._quiet_since[partition] = float("inf")  # until the next batch, which may come meanwhile
+                    done = await asyncio.to_thread(self._close, partition)
+                if not done:
+                    self._quiet_since[partition] = now
             except (*TRANSIENT, FeedError) as error:
+                self._quiet_since[partition] = now
                 log.warning("windows not closed yet", partition=partition, error=str(error) or repr(error))
         for partition in self._quiet_since.keys() - mine:
             del self._quiet_since[partition]
 
-    def _close(self, partition: int) -> None:
+    def _close(self, partition: int) -> bool:
+        """Whether nothing is open any more; not if somebody else has been faster."""
         topic_id, other_id = self._topic_ids[wire.INTERACTIONS.name], self._other_id(wire.INTERACTIONS)
         position, other = self._store.position(topic_id, partition), self._store.position(other_id, partition)
         change = self._folder.close(Position(topic_id, partition, position), self._store)
-        if change.messages and self._store.apply(change, position, other_id, other).done:
+        if not change.messages:
+            return True
+        done = self._store.apply(change, position, other_id, other).done
+        if done:
             self.send_outbox(wire.INTERACTIONS.name, partition)
+        return done
 
     def send_outbox(self, topic: str, partition: int) -> None:
         """Send what batches of this partition have caused and nobody is known to have sent; oldest first."""

@@ -68,7 +68,7 @@ class LearnerAgent:
             self._learned.append(batch)
             return True
 
-        await transport.persist(batch, attempt, (FeedError,))
+        await transport.persist(batch, attempt, (FeedError, OSError))
 
     async def publish(self, owner: bool) -> None:
         """Publish what was learned since the last version, if that is due and this worker owns the log."""
@@ -79,7 +79,7 @@ class LearnerAgent:
                 try:
                     await asyncio.to_thread(self._publish)
                     kept = True
-                except FeedError as error:
+                except (FeedError, OSError) as error:
                     log.warning("not published yet", error=str(error))
                     kept = False
             for batch in self._learned:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
+from kafka.errors import KafkaError
 
 from feed import logs, settings, wire
 from feed.errors import FeedError, Unreadable, run
@@ -41,6 +42,7 @@ class MonitorAgent:
         self._next: int | None = None  # the record that the detectors have not seen yet
         self._live_from = 0  # what is before this offset was there before the start
         self._told: dict[tuple[int, int], Alert] = {}  # by source and sequence of the example that raised it
+        self._waiting: list[Alert] = []  # raised and not yet sent
         self._since_raise = COOLING  # examples
 
     async def apply(self, batch: Batch) -> None:
@@ -56,11 +58,11 @@ class MonitorAgent:
             batch.ack()
             return True
 
-        await transport.persist(batch, attempt, (FeedError,))
+        await transport.persist(batch, attempt, (FeedError, KafkaError))
 
     def _begin(self, start: int) -> None:
         """Forget everything and learn what has been told; `start` is the first record that nobody has judged."""
-        self._told = {}
+        self._told, self._waiting = {}, []
         for record in kafka.read_topic(self._servers, wire.ALERTS):
             try:
                 alert = decode_alert(record.value)
@@ -75,6 +77,7 @@ class MonitorAgent:
 
     def _look(self, records: Sequence[Any]) -> None:
         """Show these records to the detectors; raises `FeedError` while an alert is not acknowledged (then look again)."""
+        self._tell_waiting()
         for record in records:
             if record.offset < (self._next or 0):
                 continue  # seen in an earlier attempt
@@ -89,6 +92,7 @@ class MonitorAgent:
                 self._since_raise += 1
                 self._see(found, live=record.offset >= self._live_from)
             self._next = record.offset + 1
+            self._tell_waiting()
         self._sender.flush()
 
     def _see(self, example: Example, live: bool) -> None:
@@ -96,17 +100,22 @@ class MonitorAgent:
         if told := self._told.get((example.source, example.sequence)):
             self._monitor.told(told.kind)
         elif live:
-            for alert in alerts:
-                self._tell(alert)
+            self._waiting += alerts
+
+    def _tell_waiting(self) -> None:
+        while self._waiting:
+            self._tell(self._waiting[0])
+            del self._waiting[0]
 
     def _tell(self, alert: Alert) -> None:
         raises = alert.retrain and self._since_raise >= COOLING
-        self._told[alert.source, alert.sequence] = alert
-        self._sender.send(wire.ALERTS, alert.kind, alert)
-        if raises:
+        if raises:  # first: an alert that is in its topic has been acted on; a command may come twice
             command = RaiseRate(FACTOR, EXAMPLES, alert.alert_id)
             self._sender.send(wire.TRAINING_EXAMPLES, "monitor", command)
+            self._sender.flush()
             self._since_raise = 0
+        self._sender.send(wire.ALERTS, alert.kind, alert)
+        self._told[alert.source, alert.sequence] = alert
         log.warning(f"DRIFT ALERT: {headline(alert)}. {remedy(alert, raises)}", **about(alert))
 
 

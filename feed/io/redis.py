@@ -50,12 +50,15 @@ _APPLY = """
 -- KEYS: own position, other position, outbox, clock, changed, stamp, open, due, marks, then user keys, then item keys
 -- ARGV: expected own, expected other, new own, newest event time, number of users, number of items, TTL, trim limit, hour,
 --       oldest bucket kept of 5m, 1h, 1d, marks or '', MessagePack array of (user, what is open or '', when due),
+--       marks that these were computed from or '',
 --       then user values, then per item: id, content or '', 'field=n;field=n',
 --       then per message: topic, partition, key, value
 local own, other = redis.call('GET', KEYS[1]) or '0', redis.call('GET', KEYS[2]) or '0'
 if own ~= ARGV[1] or other ~= ARGV[2] then return {0, own, other} end
+-- closing an idle partition moves no position: its marks say that it happened
+if ARGV[13] ~= '' and (redis.call('GET', KEYS[9]) or '') ~= ARGV[15] then return {0, own, other} end
 local users, items = tonumber(ARGV[5]), tonumber(ARGV[6])
-for i = 1, users do redis.call('SET', KEYS[9 + i], ARGV[14 + i]) end
+for i = 1, users do redis.call('SET', KEYS[9 + i], ARGV[15 + i]) end
 if ARGV[13] ~= '' then redis.call('SET', KEYS[9], ARGV[13]) end
 local pending = cmsgpack.unpack(ARGV[14])
 for i = 1, #pending, 3 do
@@ -68,7 +71,7 @@ for i = 1, #pending, 3 do
   end
 end
 local oldest = {['5m'] = tonumber(ARGV[10]), ['1h'] = tonumber(ARGV[11]), ['1d'] = tonumber(ARGV[12])}
-local arg = 14 + users
+local arg = 15 + users
 local stamp = items > 0 and redis.call('INCR', KEYS[6])
 for i = 1, items do
   local key, id, content = KEYS[9 + users + i], ARGV[arg + 1], ARGV[arg + 2]
@@ -122,7 +125,7 @@ class Change:
     """All effects of one batch.
 
     `pending`: what is open of these users now; `marks` None: the partition has none. `events`: those that were folded.
-    `newest`: the newest event time (seconds since 1970, 0 if there is none).
+    `newest`: the newest event time (seconds since 1970, 0 if there is none). `marks_before`: those it was computed from.
     """
 
     position: Position
@@ -131,6 +134,7 @@ class Change:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
     marks: Marks | None = None
+    marks_before: Marks | None = None
     events: list[Event] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     newest: float = 0.0
@@ -288,6 +292,7 @@ class FeatureStore:
             expected, other_expected, own.offset, repr(change.newest), len(change.users), len(items), UNCATALOGUED_SECONDS,
             TRIM_FIELDS, int(change.newest // 3600), *oldest_kept(change.newest),
             b"" if change.marks is None else msgspec.json.encode(change.marks), _packed(change.pending),
+            b"" if change.marks_before in (None, Marks()) else msgspec.json.encode(change.marks_before),
             *map(msgspec.json.encode, change.users.values()),
         ]  # fmt: skip
         for item_id in items:

@@ -78,7 +78,7 @@ def restart_due(lines: Sequence[Line], learners: Callable[[str], bool]) -> str |
                 why, refusals = f"{line.get('instead_of')} was rolled back to {line['version']}", 0
             case "gave up":
                 refusals = 0
-            case "refused":
+            case "refused" if learners(line["challenger"]):
                 refusals += 1
                 if str(line.get("why", "")).startswith(HELD):
                     why = f"{line['challenger']} was {line['why']}"
