@@ -11,9 +11,7 @@ from msgspec import Struct
 
 from feed.errors import Unreadable
 from feed.events import POSITIVES, Context
-from feed.features import items as item_features
-from feed.features import user as user_features
-from feed.features.frozen import BAGS, ItemFeatures, UserFeatures
+from feed.features.frozen import ItemFeatures, UserFeatures
 
 
 class Row(Struct, frozen=True, omit_defaults=True):
@@ -89,12 +87,4 @@ def decode_record(value: bytes | None) -> Record:
         record: Record = _record.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unreadable(f"not a valid record of training-examples: {error}") from error
-    if isinstance(record, Example) and not _usable(record):
-        raise Unreadable("not a valid record of training-examples: made of other features than this code's, or without rows")
     return record
-
-
-def _usable(example: Example) -> bool:
-    user, rows = example.user, example.rows
-    items = all(len(row.item.numeric) == len(item_features.NUMERIC) for row in rows)
-    return bool(rows) and items and len(user.numeric) == len(user_features.NUMERIC) and user.bags.keys() == BAGS.keys()

@@ -53,7 +53,8 @@ def learned(
         q = _mixture([proposal[pool] for proposal in proposals], len(pool))
         found = draw.choice(len(pool), len(drawn), replace=False, p=q)
         columns[places] = pool[found]
-        propensity[places] = q[found] / (1.0 - np.concatenate([[0.0], np.cumsum(q[found])[:-1]]))
+        left = 1.0 - np.concatenate([[0.0], np.cumsum(q[found])[:-1]])
+        propensity[places] = np.minimum(q[found] / np.maximum(left, q[found]), 1.0)  # rounding must not exceed 1
     columns[~places] = ranked[~np.isin(ranked, columns[places])][: k - len(drawn)]
     return Places(columns, propensity, [EXPLORE if p else MODEL for p in places])
 
