@@ -26,15 +26,15 @@ def popularity(index: Index, rows: np.ndarray) -> np.ndarray:
     return np.asarray(index.popularity[rows])
 
 
-def liking(index: Index, rows: np.ndarray, states: Sequence[UserState], now: float) -> np.ndarray:
-    """How much of each item's category the user has taken lately, at least 0; float64 (users, n)."""
+def liking(index: Index, states: Sequence[UserState], now: float) -> np.ndarray:
+    """How much of each category the user has taken lately, at least 0; float64 (users, codes of `Index.category`)."""
     codes = {name: code for code, name in enumerate(index.table.categories)}
     liked = np.zeros((len(states), len(codes)))
     for user, state in enumerate(states):
         for name, weight in CATEGORIES.weights(state["categories"], now):
             if weight > 0 and name in codes:
                 liked[user, codes[name]] = weight
-    return np.asarray(liked[:, index.category[rows]])
+    return liked
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

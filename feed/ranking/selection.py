@@ -54,7 +54,7 @@ def learned(
         found = draw.choice(len(pool), len(drawn), replace=False, p=q)
         columns[places] = pool[found]
         left = 1.0 - np.concatenate([[0.0], np.cumsum(q[found])[:-1]])
-        propensity[places] = np.minimum(q[found] / np.maximum(left, q[found]), 1.0)  # rounding must not exceed 1
+        propensity[places] = q[found] / np.maximum(left, q[found])  # the last one left has 1, whatever was rounded
     columns[~places] = ranked[~np.isin(ranked, columns[places])][: k - len(drawn)]
     return Places(columns, propensity, [EXPLORE if p else MODEL for p in places])
 

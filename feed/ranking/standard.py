@@ -21,8 +21,9 @@ USERS_AT_ONCE = 256  # bounds memory: 256 x 5,000 float32 scores are 5 MB
 
 @dataclass(frozen=True)
 class Candidates:
-    """n candidates of some users: `rows` of the index and `popularity` (n,), `eligible`, `logits` and `liking` (users, n).
+    """n candidates of some users: `rows` of the index, `popularity` and `category` (n,), `eligible` and `logits` (users, n).
 
+    `liking` (users, category codes): by category, because only a feed that is explored spreads it over the candidates.
     `ranked` int64 (users, at most feed size): the model's best, as columns, best first, padded with -1.
     """
 
@@ -30,6 +31,7 @@ class Candidates:
     eligible: np.ndarray
     logits: np.ndarray
     popularity: np.ndarray
+    category: np.ndarray
     liking: np.ndarray
     ranked: np.ndarray
 
@@ -44,8 +46,10 @@ def candidates(snapshot: Snapshot, index: Index, states: Sequence[UserState], no
     )  # fmt: skip
     logits = scorers.two_tower(snapshot, index, rows, states, now)
     popularity = scorers.popularity(index, rows)
-    liking = scorers.liking(index, rows, states, now)
-    return Candidates(rows, eligible, logits, popularity, liking, selection.best(logits, eligible, size))
+    liking = scorers.liking(index, states, now)
+    return Candidates(
+        rows, eligible, logits, popularity, index.category[rows], liking, selection.best(logits, eligible, size)
+    )  # fmt: skip
 
 
 def places(user: int, of: Candidates, arm: str, policy: Policy, draw: np.random.Generator) -> Places:
@@ -56,7 +60,7 @@ def places(user: int, of: Candidates, arm: str, policy: Policy, draw: np.random.
     if arm == RANDOM:
         return selection.drawn(eligible, policy.feed_size, draw)
     ranked = of.ranked[user]
-    proposals = (np.sqrt(of.popularity), of.liking[user])
+    proposals = (np.sqrt(of.popularity), of.liking[user, of.category])
     return selection.learned(ranked[ranked >= 0], eligible, proposals, policy.explore_every, draw)
 
 
