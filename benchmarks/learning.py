@@ -41,6 +41,7 @@ from feed.ranking.arms import Policy
 from feed.registry import Registry
 from offline import bootstrap
 from offline.gatekeeper import Gatekeeper
+from stream_processors.monitor import EXAMPLES, FACTOR
 
 OUT = Path(__file__).parents[1] / "var" / "learning.json"
 POLICY = Policy(popular_share=0.1, random_share=0.1)
@@ -49,7 +50,6 @@ PER_STEP = 6  # requests a minute of the world: as 60 a second at 600 times its 
 PUBLISH = 900  # requests between two versions: 15 s at that rate
 NIGHT = 86_400 * PER_STEP // 60  # requests a day
 RETRAIN_DAYS = 14
-RAISE, RAISE_FOR = 3.0, 5000  # as the monitor agent commands after an alert
 LIMIT = 20_000
 KINDS = ("frozen", "online", "ungated", "nightly")
 
@@ -106,7 +106,7 @@ class Online:
     def _alerted(self, alert: Alert) -> None:
         self._run.happened.append((len(self._run.user), f"alert: {alert.kind} of {alert.segment}"))
         if alert.kind != "features":
-            self._commands.append(RaiseRate(RAISE, RAISE_FOR, alert.alert_id))
+            self._commands.append(RaiseRate(FACTOR, EXAMPLES, alert.alert_id))
 
     def _publish(self) -> None:
         done = self._learner.progress.examples

@@ -85,7 +85,7 @@ def audience(system: LocalSystem, folder: Path, seconds: int, rate: int, drift_a
 
 
 def conclude(report: dict[str, Any], watch: Watch, outcome: Outcome, drift_at: int) -> None:
-    """The demo in five lines. Raises `FeedError` if the loop did not do what it is for."""
+    """The demo in five lines. Raises `FeedError` if the ten likes did nothing; all else is for the reader to judge."""
     spans = report["timeline"]
     phases = {
         "before the drift": [span for span in spans if span["from"] + SPAN <= drift_at],

@@ -7,11 +7,14 @@ learner, so that what it learns is a function of that log alone.
 """
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from feed.errors import Unreadable
 from feed.events import POSITIVES, Context
 from feed.features.frozen import ItemFeatures, UserFeatures
+
+log = structlog.get_logger()
 
 
 class Row(Struct, frozen=True, omit_defaults=True):
@@ -88,3 +91,20 @@ def decode_record(value: bytes | None) -> Record:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unreadable(f"not a valid record of training-examples: {error}") from error
     return record
+
+
+def record_or_none(offset: int, value: bytes | None) -> Record | None:
+    """As `decode_record`, for who follows the log: bytes that are of no use are said and passed over."""
+    try:
+        return decode_record(value)
+    except Unreadable as error:
+        log.error("unreadable record of training-examples", offset=offset, reason=str(error))
+        return None
+
+
+def is_new(example: Example, last: dict[int, int]) -> bool:
+    """Whether this is no copy; `last`, the newest sequence of each source, then has it."""
+    if example.sequence <= last.get(example.source, -1):
+        return False
+    last[example.source] = example.sequence
+    return True

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from feed.errors import BadModel
+from feed.learning.state import CREATED_BY
 from feed.models import snapshot
 from feed.registry import Registry
 from feed.trial import Comparison, Scorer, Verdict, history
@@ -16,7 +17,6 @@ log = structlog.get_logger()
 CHUNK = 64  # offsets scored together: a second of a busy log
 LEAST_STEPS = 16  # of the learner since it began from a champion: before, there is nothing to try
 PROGRESS = 1000  # requests with evidence between two lines of progress
-LEARNER = "stream_processors/learner.py"  # what the manifests of its versions say in `created_by`
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Contenders:
     def learners(self, version: str) -> bool:
         """Whether the learner made this version; one that is gone does not serve, so it does not matter."""
         try:
-            return bool(snapshot.read_manifest(self._registry.folder(version)).get("created_by") == LEARNER)
+            return bool(snapshot.read_manifest(self._registry.folder(version)).get("created_by") == CREATED_BY)
         except BadModel:
             return True
 

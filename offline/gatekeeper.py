@@ -10,10 +10,8 @@ before. Chunks are cut at multiples of 64 offsets, whenever they arrive, so a tr
 `python offline/gatekeeper.py [--once]`
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
@@ -22,8 +20,9 @@ import typer
 from kafka.errors import KafkaError
 
 from feed import errors, logs, settings, wire
-from feed.errors import BadModel, FeedError, NotPromoted, Unreadable
-from feed.examples import Example, RaiseRate, Restart, decode_record
+from feed.errors import BadModel, FeedError, NotPromoted
+from feed.examples import Example, RaiseRate, Restart, is_new, record_or_none
+from feed.heartbeat import heartbeat_of
 from feed.io import kafka
 from feed.registry import Champion, Registry
 from feed.trial import LOOKBACK, LastSeen, Verdict, give_up, history, judge, judge_return, level
@@ -68,15 +67,10 @@ class Gatekeeper:
         while record.offset >= self._done + CHUNK:  # offsets may have gaps
             self._end_chunk()
         self._read = record.offset + 1
-        try:
-            found = decode_record(record.value)
-        except Unreadable as error:
-            log.error("unreadable example", offset=record.offset, reason=str(error))
-            found = None
+        found = record_or_none(record.offset, record.value)
         if isinstance(found, RaiseRate):
             self._world_has_changed(found)
-        if isinstance(found, Example) and found.sequence > self._last.get(found.source, -1):
-            self._last[found.source] = found.sequence
+        if isinstance(found, Example) and is_new(found, self._last):
             self._chunk.append(found)
         if record.offset == self._done + CHUNK - 1:
             self._end_chunk()
@@ -260,7 +254,7 @@ def main(once: Annotated[bool, typer.Option("--once", help="stop when the log is
     logs.setup(configuration, "gatekeeper")
     torch.set_num_threads(1)  # two are hardly faster on matrices this small
     topic_id = kafka.ensure_topics(configuration.kafka, configuration.partitions)[wire.TRAINING_EXAMPLES.name]
-    heartbeat = Path(tempfile.gettempdir()) / "feedloop-gatekeeper.alive"
+    heartbeat = heartbeat_of("gatekeeper")
     registry = Registry(configuration.registry)
     with kafka.Sender(configuration.kafka) as sender:
 

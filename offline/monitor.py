@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from feed import errors, logs, settings, wire
-from feed.errors import FeedError, Unreadable
+from feed.errors import Unreadable
 from feed.events import utc
 from feed.examples import Example, decode_record
 from feed.io import kafka
 from feed.io.feeds import FeedStore
-from feed.io.redis import TRANSIENT, FeatureStore, connect
+from feed.io.redis import FeatureStore, connect, must_answer
 from feed.monitoring.served import Day, Served, degraded
 from feed.ranking.types import LEARNED, POPULAR, RANDOM
 from feed.settings import Settings
@@ -154,12 +154,8 @@ def main(
     """Figures of the served feeds by day and model version; says whether they have degraded."""
     configuration = settings.load()
     logs.setup(configuration, "quality")
-    try:
+    with must_answer(configuration.redis):
         run(configuration, output or configuration.registry.parent / REPORT)
-    except TRANSIENT as error:
-        if getattr(error, "filename", None):
-            raise  # a file, not Redis
-        raise FeedError(f"Redis at {configuration.redis} went away: {error}; run it again") from error
 
 
 if __name__ == "__main__":

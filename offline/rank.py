@@ -24,11 +24,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from feed import dataset, errors, logs, settings
-from feed.errors import FeedError, NoChampion
+from feed.errors import NoChampion
 from feed.events import utc
 from feed.features import BatchState, ItemTable, UserState
 from feed.io.feeds import FeedStore
-from feed.io.redis import TRANSIENT, FeatureStore, connect
+from feed.io.redis import FeatureStore, connect, must_answer
 from feed.monitoring.quality import QUANTILES, Quality, measure
 from feed.ranking.arms import Policy
 from feed.ranking.live import load
@@ -181,12 +181,8 @@ def main(
     """Rank every user with the champion: into Redis and rankings.csv."""
     configuration = settings.load()
     logs.setup(configuration, "rank")
-    try:
+    with must_answer(configuration.redis, " while ranking"):
         run(configuration, output or configuration.registry.parent / "rankings.csv", data)
-    except TRANSIENT as error:
-        if getattr(error, "filename", None):
-            raise  # a file, not Redis
-        raise FeedError(f"Redis at {configuration.redis} went away while ranking: {error}; run it again") from error
 
 
 if __name__ == "__main__":

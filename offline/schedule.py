@@ -32,8 +32,10 @@ from kafka.errors import KafkaError
 
 from feed import errors, logs, settings, wire
 from feed.errors import FeedError, Unreadable
+from feed.heartbeat import heartbeat_of
 from feed.io import kafka
 from feed.monitoring.alerts import Alert, decode_alert
+from feed.registry.disk import replace_json
 from feed.settings import Settings
 from feed.wire import Position
 from offline.monitor import REPORT
@@ -127,10 +129,8 @@ class Followed:
         """Everything before `offset` has been acted on."""
         if offset != self.offset:
             self.offset = offset
-            aside = self._file.with_name(f".{self._file.name}.writing")
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(wire.encode(Position(self._topic_id, 0, offset)))
-            aside.replace(self._file)
+            replace_json(self._file, msgspec.structs.asdict(Position(self._topic_id, 0, offset)))
 
 
 class Runner:
@@ -180,7 +180,7 @@ class Schedule:
         self._agenda, self._nightly = Agenda(), SimpleQueue[str]()
         self._followed = Followed(self._folder / SAVED, topic_id)
         self._read = self._followed.offset  # alerts up to here are known, if not acted on yet
-        self._heartbeat = Path(tempfile.gettempdir()) / "feedloop-schedule.alive"
+        self._heartbeat = heartbeat_of("schedule")
         self._runner = Runner(self._heartbeat.touch)
         self._looked = float("-inf")
         self._daily, self._scheduler = CronTrigger(hour=HOUR), BackgroundScheduler()

@@ -19,8 +19,8 @@ import structlog
 import torch
 
 from feed import logs, settings, wire
-from feed.errors import BadModel, FeedError, NoChampion, Unreadable, run
-from feed.examples import decode_record
+from feed.errors import BadModel, FeedError, NoChampion, run
+from feed.examples import record_or_none
 from feed.io import kafka
 from feed.learning import state
 from feed.learning.learner import Learner
@@ -141,11 +141,10 @@ class LearnerAgent:
         assert learner is not None
         for record in records:
             held, parent = learner.progress.guard.held, learner.progress.parent
-            try:
-                step = learner.take(record.offset, decode_record(record.value))
-            except Unreadable as error:
-                log.error("unreadable record of training-examples", offset=record.offset, reason=str(error))
+            found = record_or_none(record.offset, record.value)
+            if found is None:
                 continue
+            step = learner.take(record.offset, found)
             if step is not None and step.refused:
                 log.warning("step refused", step=learner.progress.steps, why=step.refused)
             if learner.progress.parent != parent:

@@ -19,7 +19,7 @@ from kafka.errors import KafkaError
 
 from feed import logs, settings, wire
 from feed.errors import FeedError, Unreadable, run
-from feed.examples import Example, RaiseRate, decode_record
+from feed.examples import Example, RaiseRate, record_or_none
 from feed.io import kafka
 from feed.monitoring.alerts import Alert, decode_alert, headline
 from feed.monitoring.drift import DriftMonitor
@@ -81,11 +81,7 @@ class MonitorAgent:
         for record in records:
             if record.offset < (self._next or 0):
                 continue  # seen in an earlier attempt
-            try:
-                found = decode_record(record.value)
-            except Unreadable as error:
-                log.error("unreadable example", offset=record.offset, reason=str(error))
-                found = None
+            found = record_or_none(record.offset, record.value)
             if isinstance(found, RaiseRate):
                 self._since_raise = 0
             if isinstance(found, Example):

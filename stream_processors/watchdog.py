@@ -5,16 +5,15 @@ no error, no exit. The watchdog is a thread with a connection of its own, so it 
 """
 
 import os
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 from faust.types import TP
 from kafka.errors import KafkaError
 
+from feed.heartbeat import heartbeat_of
 from feed.io.kafka import GroupView, Log
 from feed.settings import Settings
 
@@ -77,7 +76,7 @@ class Watchdog:
         self._servers, self._group, self._topics = settings.kafka, group, topics
         # a rebalance may wait for a dead member: not less than some sessions
         self._seconds = max(STALL_SECONDS, 2.5 * settings.session_seconds)
-        self._heartbeat = Path(tempfile.gettempdir()) / f"feedloop-{service}.alive"
+        self._heartbeat = heartbeat_of(service)
         self._judge = Judge(self._seconds)
         self._broker: GroupView | None = None
         self._stop = threading.Event()

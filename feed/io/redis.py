@@ -18,6 +18,7 @@ nothing is applied twice. Item counts are increments, because all partitions sha
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
@@ -33,7 +34,7 @@ from redis.retry import Retry
 
 from feed.attribution import Marks, Pending
 from feed.catalogue import Item
-from feed.errors import BadSetting, OtherCatalogue, OtherLog
+from feed.errors import BadSetting, FeedError, OtherCatalogue, OtherLog
 from feed.events import Event
 from feed.features import ItemTable, UserState
 from feed.features.counts import oldest_kept
@@ -164,6 +165,17 @@ def connect(url: str) -> redis.Redis:
                 log.warning("waiting for Redis", url=url, attempt=attempt.num)
             client.ping()
     return client
+
+
+@contextmanager
+def must_answer(url: str, doing: str = "") -> Iterator[None]:
+    """For a command that does not wait: raises `FeedError` if the Redis at `url` goes away. What ails a file goes through."""
+    try:
+        yield
+    except TRANSIENT as error:
+        if getattr(error, "filename", None):
+            raise
+        raise FeedError(f"Redis at {url} went away{doing}: {error}; run it again") from error
 
 
 def read_catalogue(client: redis.Redis) -> dict[str, Any] | None:

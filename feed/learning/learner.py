@@ -20,7 +20,7 @@ import torch
 from msgspec import Struct, field
 from torch import Tensor
 
-from feed.examples import Example, RaiseRate, Record, Restart
+from feed.examples import Example, RaiseRate, Record, Restart, is_new
 from feed.features import FeatureSpace
 from feed.learning.guard import Guard
 from feed.learning.loss import join, loss, prepare
@@ -133,8 +133,7 @@ class Learner:
         elif isinstance(record, RaiseRate):
             self.progress.raised = min(max(record.factor, 1 / LARGEST_FACTOR), LARGEST_FACTOR)
             self.progress.raised_for = max(0, record.examples)
-        elif self.progress.sequences.get(record.source, -1) < record.sequence:
-            self.progress.sequences[record.source] = record.sequence
+        elif is_new(record, self.progress.sequences):
             step = self._add(record)
         self.progress.position = offset + 1
         return step

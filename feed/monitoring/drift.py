@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from feed.examples import Example, Row
+from feed.examples import Example, Row, is_new
 from feed.features.user import NUMERIC
 from feed.monitoring import figures
 from feed.monitoring.alerts import EVERYBODY, Alert
@@ -84,9 +84,8 @@ class DriftMonitor:
 
     def see(self, example: Example) -> list[Alert]:
         """The alerts that this example raises: none or one."""
-        if example.sequence <= self._last.get(example.source, -1):
+        if not is_new(example, self._last):
             return []
-        self._last[example.source] = example.sequence
         if example.arm == POPULAR:
             self._popular.add(example)
         if example.arm != LEARNED or example.organic:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from feed.events import utc
-from feed.examples import Example
+from feed.examples import Example, is_new
 from feed.features.items import NUMERIC
 from feed.monitoring import figures
 from feed.monitoring.quality import diversity
@@ -80,9 +80,8 @@ class Served:
 
     def add(self, example: Example) -> None:
         """One more."""
-        if example.sequence <= self._last.get(example.source, -1):
+        if not is_new(example, self._last):
             return
-        self._last[example.source] = example.sequence
         if example.organic or example.arm is None:
             return
         self.newest = max(self.newest, example.at)

@@ -8,11 +8,12 @@ import torch
 
 from feed.examples import RaiseRate, Restart
 from feed.io.kafka import Record, Sender, ensure_topics, follow_topic
+from feed.learning.state import CREATED_BY
 from feed.models import snapshot as snapshots
 from feed.registry import Registry
 from feed.trial import history
 from feed.wire import Topic, encode
-from offline.contenders import CHUNK, LEARNER
+from offline.contenders import CHUNK
 from offline.gatekeeper import Gatekeeper, follow
 from tests.trial.people import NOW, OTHER, TRUTH, requests
 
@@ -38,7 +39,7 @@ def registry(tmp_path):
 
 def publish(registry, trained, *, nan=False, challenger=True, **about):
     def write(folder):
-        manifest = {"created_by": LEARNER, "learned_until": NOW - 1, "position": None, **about}
+        manifest = {"created_by": CREATED_BY, "learned_until": NOW - 1, "position": None, **about}
         weights = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
         model = type(trained.model)(trained.space.user_spec, trained.space.item_spec, trained.space.sizes)
         model.load_state_dict({name: tensor * float("nan") if nan else tensor for name, tensor in weights.items()})
