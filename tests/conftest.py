@@ -1,6 +1,7 @@
 """Real servers for the tests: one broker and one Redis a session, on free ports of 127.0.0.1."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -12,6 +13,13 @@ from deploy import embedded
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`host:port` of an empty embedded broker, shared by the session: use topics and groups of your own."""
     with embedded.start_broker(embedded.free_port(), tmp_path_factory.mktemp("broker")) as server:
+        yield server.address
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[str]:
+    """`host:port` of an empty broker of this test's own: for topics with fixed names, and to read whole topics."""
+    with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as server:
         yield server.address
 
 

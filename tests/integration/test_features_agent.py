@@ -1,21 +1,16 @@
 """The features agent as a process, on a real broker and a real Redis."""
 
 import json
-import os
 import random
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import pytest
 
-from deploy import embedded
 from feed import wire
 from feed.attribution import Attribution, Marks
 from feed.catalogue import Item, User
@@ -25,42 +20,16 @@ from feed.features import BatchState, FrozenItems
 from feed.io import kafka
 from feed.io.publish import wait_for_features
 from feed.io.redis import FeatureStore, connect
+from tests.integration.service import service
 
-ROOT = Path(__file__).parents[2]
 ITEMS = [Item(item_id=i, category=f"c{i % 9}", creator_id=f"k{i % 30}", tags=(f"t{i % 13}",), title=str(i)) for i in range(400)]
 USERS = [User(user_id=u, platform=("ios", "web")[u % 2], country="DE") for u in range(300)]
 PATIENCE = 60.0
 
 
-@pytest.fixture
-def own_broker(tmp_path) -> Iterator[str]:
-    """A broker of this test's own, because the agent's topics have fixed names."""
-    with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as server:
-        yield server.address
-
-
-@contextmanager
-def features_agent(broker: str, redis_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {
-        **os.environ,
-        "FEED_KAFKA": broker,
-        "FEED_REDIS": redis_url,
-        "FEED_IDLE_SECONDS": "5",
-        "TMPDIR": str(log.parent),
-    }
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "stream_processors" / "features.py")], env=environment, stdout=output, stderr=output
-        )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def features_agent(broker: str, redis_url: str, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    settings = {"FEED_KAFKA": broker, "FEED_REDIS": redis_url, "FEED_IDLE_SECONDS": "5"}
+    return service("stream_processors/features.py", log, settings)
 
 
 def events(n: int, seed: int):

@@ -1,18 +1,13 @@
 """The learner agent as a process, on a real broker and a real registry."""
 
 import contextlib
-import os
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import pytest
 import torch
 
-from deploy import embedded
 from feed import wire
 from feed.errors import BadModel, Unreadable
 from feed.examples import RaiseRate, decode_record
@@ -21,45 +16,23 @@ from feed.learning import state
 from feed.learning.learner import STEP, Learner
 from feed.models import snapshot
 from feed.registry import Registry
+from tests.integration.service import service
 from tests.learning import taught
 from tests.learning.taught import bits, example
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 90.0
 STEPS, KILLS = 80, 2  # a start after a kill takes some 20 seconds: the group waits for the dead member
 
 
-@pytest.fixture
-def own_broker(tmp_path) -> Iterator[str]:
-    """A broker of this test's own, because the agent's topics have fixed names."""
-    with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as server:
-        yield server.address
-
-
-@contextlib.contextmanager
-def learner_agent(broker: str, registry: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {
-        **os.environ,
+def learner_agent(broker: str, registry: Path, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    settings = {
         "FEED_KAFKA": broker,
         "FEED_REGISTRY": str(registry),
         "FEED_PARTITIONS": "1",
         "FEED_SNAPSHOT_SECONDS": "0.3",
         "FEED_SESSION_SECONDS": "2",
-        "TMPDIR": str(log.parent),
     }
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "stream_processors" / "learner.py")], env=environment, stdout=output, stderr=output
-        )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return service("stream_processors/learner.py", log, settings)
 
 
 def learned(registry: Registry) -> int:

@@ -1,59 +1,26 @@
 """The monitor agent as a process, on a real broker."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import pytest
-
-from deploy import embedded
 from feed import wire
 from feed.errors import Unreadable
 from feed.examples import RaiseRate, decode_record
 from feed.io import kafka
 from feed.monitoring.alerts import decode_alert
+from tests.integration.service import service
 from tests.monitoring.streams import stream
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 CHANGE = 1500
 
 
-@pytest.fixture
-def own_broker(tmp_path) -> Iterator[str]:
-    """A broker of this test's own, because the agent's topics have fixed names."""
-    with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as server:
-        yield server.address
-
-
-@contextmanager
-def monitor_agent(broker: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {
-        **os.environ,
-        "FEED_KAFKA": broker,
-        "FEED_LOG_FORMAT": "json",
-        "FEED_SESSION_SECONDS": "2",
-        "TMPDIR": str(log.parent),
-    }
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "stream_processors" / "monitor.py")], env=environment, stdout=output, stderr=output
-        )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def monitor_agent(broker: str, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    settings = {"FEED_KAFKA": broker, "FEED_LOG_FORMAT": "json", "FEED_SESSION_SECONDS": "2"}
+    return service("stream_processors/monitor.py", log, settings)
 
 
 def wait_until(condition, what: str):

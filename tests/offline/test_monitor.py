@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from deploy import embedded
 from feed import wire
 from feed.events import utc
 from feed.examples import RaiseRate
@@ -20,11 +19,10 @@ A_DAY = int(86_400 / STEP)  # requests
 
 
 @pytest.fixture
-def configuration(redis_url, tmp_path):
-    """Settings of a broker of this test's own (topics have fixed names) and of an empty Redis."""
-    with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as server:
-        kafka.ensure_topics(server.address, 1)
-        yield Settings(kafka=server.address, redis=redis_url, registry=tmp_path / "registry")
+def configuration(redis_url, own_broker, tmp_path):
+    """Settings of a broker of this test's own and of an empty Redis."""
+    kafka.ensure_topics(own_broker, 1)
+    return Settings(kafka=own_broker, redis=redis_url, registry=tmp_path / "registry")
 
 
 def test_a_bad_day_is_degraded_in_the_file_and_in_words(configuration, tmp_path: Path, capsys):

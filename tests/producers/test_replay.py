@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from deploy import embedded
 from feed import dataset, wire
 from feed.catalogue import Item, User
 from feed.dataset import Dataset, Format
@@ -32,13 +31,6 @@ def small_log(events: int = 60) -> Dataset:
         for n in range(events)
     ]
     return dataset.from_events(happened, [Item(item_id=str(n)) for n in range(11)], [User(user_id=str(n)) for n in range(7)])
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[str]:
-    """An empty broker: these tests read whole topics."""
-    with embedded.start_broker(embedded.free_port(), tmp_path) as server:
-        yield server.address
 
 
 @pytest.fixture

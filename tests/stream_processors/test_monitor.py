@@ -4,7 +4,6 @@ from itertools import count
 
 import pytest
 
-from deploy import embedded
 from feed import wire
 from feed.examples import RaiseRate, decode_record
 from feed.io import kafka
@@ -16,10 +15,9 @@ CHANGE = 1200
 
 
 @pytest.fixture
-def broker_of_its_own(tmp_path):
-    with embedded.start_broker(embedded.free_port(), tmp_path) as server:
-        kafka.ensure_topics(server.address, 1)
-        yield server.address
+def broker_of_its_own(own_broker):
+    kafka.ensure_topics(own_broker, 1)
+    return own_broker
 
 
 def records(examples, offset=0):
