@@ -4,10 +4,9 @@ The same objects as the services run (`Ranker`, `BatchState`, `Attribution`), so
 and is a function of its seeds. What differs: features and feeds are never a moment late.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -125,9 +124,3 @@ def start(seed: int, folder: Path, policy: Policy, run_seed: int = 0) -> tuple[L
     champion = Registry(folder / "registry").champion()
     assert champion is not None
     return Loop(world, events, run_seed, policy), snapshot.load(champion.path), champion.version
-
-
-def in_temporary_folder(work: Callable[[Path], None]) -> None:
-    """Call `work` with a folder that is removed afterwards."""
-    with TemporaryDirectory(prefix="feedloop-bench-") as folder:
-        work(Path(folder))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch.nn.functional import cross_entropy
 
-from benchmarks.loop import Loop, in_temporary_folder, seeded, start
+from benchmarks.loop import Loop, seeded, start
 from feed.examples import Example
 from feed.models.snapshot import Snapshot
 from feed.models.train import Adam, train
@@ -184,7 +185,8 @@ def run(folder: Path) -> None:
 def main() -> None:
     """See the module."""
     torch.set_num_threads(1)
-    in_temporary_folder(run)
+    with TemporaryDirectory(prefix="feedloop-bench-") as folder:
+        run(Path(folder))
 
 
 if __name__ == "__main__":

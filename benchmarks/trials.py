@@ -13,13 +13,14 @@ import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import beta
 
-from benchmarks.loop import in_temporary_folder, seeded, start
+from benchmarks.loop import seeded, start
 from benchmarks.refusals import CHUNK, popularity, shuffled_labels
 from feed.models import snapshot
 from feed.models.snapshot import Snapshot
@@ -248,14 +249,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the world and its versions here, and take them from here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-
-    def work(folder: Path) -> None:
-        figures = run(arguments.folder or folder, arguments.requests, arguments.flips, arguments.processes)
-        OUT.parent.mkdir(exist_ok=True)
-        OUT.write_text(json.dumps(figures, indent=2) + "\n")
-        print(json.dumps(figures, indent=2))
-
-    in_temporary_folder(work)
+    with TemporaryDirectory(prefix="feedloop-bench-") as folder:
+        figures = run(arguments.folder or Path(folder), arguments.requests, arguments.flips, arguments.processes)
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

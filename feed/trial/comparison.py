@@ -53,7 +53,7 @@ class Comparison:
         self.lists = (Lists(), Lists())
         self._platt: tuple[Platt, Platt] | None = None
         self._fit_at, self._calibrated_on = CALIBRATING, 0
-        self._rows: list[tuple[np.ndarray, np.ndarray, Evidence]] = []
+        self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []  # scores of both, clicked, weights
         self._clicked_rows = 0
         self._rho = 0.0
         self._turn = False
@@ -170,7 +170,7 @@ class Comparison:
             self.clicks += int(evidence.clicked.sum())
             self._add_ranking(example, evidence, scores, full, catalogue)
         self.evidence += 1
-        self._rows.append((*scores, evidence))
+        self._rows.append((*scores, evidence.clicked, evidence.weights))
         self._clicked_rows += int(evidence.clicked.sum())
         if self._platt and self.gain.ready and self.clicks >= CLICKS:
             same = not self._rho and self._same_ranking()
@@ -229,8 +229,8 @@ class Comparison:
         return Outcome.CHAMPION if -sums.total > boundary(variance, self._rho, WORSE_ALPHA) else None
 
     def _calibrate(self) -> None:
-        clicked = np.concatenate([e.clicked for _, _, e in self._rows])
-        weights = np.concatenate([e.weights / e.weights.mean() for _, _, e in self._rows])  # as in the test
+        clicked = np.concatenate([clicked for _, _, clicked, _ in self._rows])
+        weights = np.concatenate([weights / weights.mean() for *_, weights in self._rows])  # as in the test
         champion, challenger = (
             calibration.fit(np.concatenate([rows[which] for rows in self._rows]), clicked, weights) for which in (0, 1)
         )
