@@ -1,0 +1,5 @@
+"""The score as a mixture, learned online, of popularity (`prior`), item pairs (`covisitation`) and a two-tower (`tower`)."""
+
+from feed.models.mixture.model import Mixture
+
+__all__ = ["Mixture"]

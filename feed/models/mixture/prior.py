@@ -1,0 +1,64 @@
+"""How popular each item is just now, at several speeds, and how old it is.
+
+    c_h(i, t) = sum over positives of i at times s <= t of 2^(-(t - s) / h),   column_h(i) = log(c_h(i, t) + 0.02)
+
+for half-lives h from a quarter of an hour to a month. Which of them matters differs between news and films; the mixture's
+weights find out.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+DAYS = np.array([0.01, 0.05, 0.25, 1.0, 7.0, 30.0])
+HALF_LIVES = 86400.0 * DAYS  # seconds
+NAMES = (*(f"count_{days:g}d" for days in DAYS), "age")
+FLOOR = 0.02  # a count of nothing: log 0.02 = -3.9
+HOUR = 3600.0
+
+
+class Prior:
+    """Decayed counts of n items, float64 (6, n), as of each item's newest positive (float64 (n,), seconds since 1970)."""
+
+    def __init__(self, n: int) -> None:
+        self.sums = np.zeros((len(HALF_LIVES), n))
+        self.since = np.zeros(n)
+
+    def add(self, item: int, at: float) -> None:
+        """One positive. One that comes late (before the item's newest) counts as much as if it had come in time."""
+        since, newest = self.since[item], max(self.since[item], at)
+        self.sums[:, item] *= np.exp2((since - newest) / HALF_LIVES)
+        self.sums[:, item] += np.exp2((at - newest) / HALF_LIVES)
+        self.since[item] = newest
+
+    def columns(self, now: float) -> np.ndarray:
+        """float32 (6, n): log(c_h + 0.02) at `now` (seconds)."""
+        age = np.maximum(now - self.since, 0.0)
+        decay = np.exp2((-age / HALF_LIVES[:, None]).astype(np.float32))
+        counts: np.ndarray = np.log(self.sums * decay + FLOOR, dtype=np.float32)
+        return counts
+
+    def grow(self, n: int) -> None:
+        """Room for items up to `n`, the new ones without any positive."""
+        more = n - len(self.since)
+        self.sums = np.pad(self.sums, ((0, 0), (0, more)))
+        self.since = np.pad(self.since, (0, more))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All of it, for a snapshot."""
+        return {"sums": self.sums, "since": self.since}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Prior":
+        """What `to_arrays` gave."""
+        prior = cls(0)
+        prior.sums, prior.since = arrays["sums"].copy(), arrays["since"].copy()
+        return prior
+
+
+def age(created: np.ndarray, now: float) -> np.ndarray:
+    """float32 (n,): log(1 + age in hours) of items created at `created` (seconds since 1970); 0 where that is unknown."""
+    known = np.isfinite(created)
+    hours = np.where(known, np.maximum(now - np.where(known, created, now), 0.0), 0.0) / HOUR
+    ages: np.ndarray = np.log1p(hours, dtype=np.float32)
+    return ages

@@ -1,0 +1,65 @@
+"""How much each column counts: a set of weights for each segment of users, learned online, one step a positive.
+
+    score(i) = w_s . z_i,   loss = -log softmax(score)_i over the items that could have been taken
+    g = sum_j softmax(score)_j z_j - z_i,   G += g²,   w_s -= 0.2 g / sqrt(G)
+
+with z_i the item's columns, each centred over the catalogue, s the user's segment (0, 1-9 or 10 positives and more) and G
+starting at 1. Reference: Duchi, Hazan and Singer 2011, "Adaptive Subgradient Methods for Online Learning" (Adagrad).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+SEGMENTS = (1, 10)  # positives from which on a user is in the next segment
+RATE = 0.2
+SAMPLED = 4096  # of a larger catalogue as many items are drawn for a step, and each stands for n / SAMPLED of them
+
+
+class Weights:
+    """`values` float32 (3, c), a row a segment, and the sums of squared gradients, alike; c columns by `names`."""
+
+    def __init__(self, names: Sequence[str], start: Mapping[str, float]) -> None:
+        self.names = tuple(names)
+        self.values = np.tile(np.array([start.get(name, 0.0) for name in names], np.float32), (len(SEGMENTS) + 1, 1))
+        self.squares = np.ones_like(self.values)
+
+    def of(self, positives: int) -> np.ndarray:
+        """float32 (c,): the weights for a user with so many positives."""
+        weights: np.ndarray = self.values[segment(positives)]
+        return weights
+
+    def step(self, positives: int, z: np.ndarray, item: int, possible: np.ndarray, rng: np.random.Generator) -> None:
+        """Learn that a user with so many positives took `item`, of those in `possible`, bool (n,), by the columns z, (c, n)."""
+        s = segment(positives)
+        others = np.flatnonzero(possible)
+        others = others[others != item]
+        correction = 0.0
+        if len(others) > SAMPLED:
+            correction = np.log(len(others) / SAMPLED)
+            others = rng.choice(others, SAMPLED, replace=False)
+        of_others, own = z[:, others], z[:, item]
+        logits = self.values[s] @ of_others + correction
+        own_logit = float(self.values[s] @ own)
+        top = max(float(logits.max(initial=own_logit)), own_logit)
+        odds = np.exp(logits - top)
+        share = odds / (odds.sum() + np.exp(own_logit - top))
+        gradient = of_others @ share - share.sum() * own
+        self.squares[s] += gradient**2
+        self.values[s] -= RATE * gradient / np.sqrt(self.squares[s])
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The weights and what their rates follow from, for a snapshot."""
+        return {"values": self.values, "squares": self.squares}
+
+    @classmethod
+    def from_arrays(cls, names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> "Weights":
+        """What `to_arrays` gave, for the same names."""
+        weights = cls(names, {})
+        weights.values, weights.squares = arrays["values"].copy(), arrays["squares"].copy()
+        return weights
+
+
+def segment(positives: int) -> int:
+    """0, 1 or 2: the segment of a user with so many positives."""
+    return int(np.searchsorted(SEGMENTS, positives, side="right"))
