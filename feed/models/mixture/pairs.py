@@ -1,0 +1,118 @@
+"""Counts of pairs of items, whole numbers: a square while the catalogue is small, rows of bounded length when it is not."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+SQUARE = 2048  # items up to which a table is a square: 16 MB
+WIDEST = 512  # entries of a row
+ENTRIES = 2**24  # of all rows together: 200 MB
+
+
+class Pairs(Protocol):
+    """Counts [j, i] of n items."""
+
+    def raise_column(self, rows: np.ndarray, item: int, amounts: np.ndarray) -> None:
+        """Add the amounts (m,) to the counts of the rows (m,), all different, with the item."""
+
+    def raise_row(self, row: int, items: np.ndarray, amounts: np.ndarray) -> None:
+        """Add the amounts (m,) to the counts of the row with the items (m,), all different."""
+
+    def weighted(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """float (n,): the sum of the rows (m,), each times its weight (m,)."""
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All of it, for `from_arrays`."""
+
+
+class Square:
+    """`counts`, int32 (n, n)."""
+
+    def __init__(self, n: int) -> None:
+        self.counts = np.zeros((n, n), np.int32)
+
+    def raise_column(self, rows: np.ndarray, item: int, amounts: np.ndarray) -> None:
+        """See `Pairs`."""
+        self.counts[rows, item] += amounts
+
+    def raise_row(self, row: int, items: np.ndarray, amounts: np.ndarray) -> None:
+        """See `Pairs`."""
+        self.counts[row, items] += amounts
+
+    def weighted(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """See `Pairs`."""
+        sums: np.ndarray = weights.astype(np.float32) @ self.counts[rows].astype(np.float32)
+        return sums
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """See `Pairs`."""
+        return {"counts": self.counts}
+
+
+class BoundedRows:
+    """Row j holds the items `ids[j]`, int32 (n, width), and their `counts[j]`, int32 (n, width), 0 = free.
+
+    A full row gives up its smallest count for a newcomer. Rows get wider as they need, up to `WIDEST` and `ENTRIES / n`.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.ids = np.zeros((n, 8), np.int32)
+        self.counts = np.zeros((n, 8), np.int32)
+
+    def raise_column(self, rows: np.ndarray, item: int, amounts: np.ndarray) -> None:
+        """See `Pairs`."""
+        slots = (self.ids[rows] == item).argmax(axis=1)
+        known = (self.ids[rows, slots] == item) & (self.counts[rows, slots] > 0)
+        if not known.all():
+            while self.counts[rows[~known], -1].any() and self._widen():
+                pass
+            slots[~known] = self.counts[rows[~known]].argmin(axis=1)
+            self.ids[rows, slots] = item
+        self.counts[rows, slots] = np.where(known, self.counts[rows, slots], 0) + amounts
+
+    def raise_row(self, row: int, items: np.ndarray, amounts: np.ndarray) -> None:
+        """See `Pairs`."""
+        slots = (self.ids[row] == items[:, None]).argmax(axis=1)
+        known = (self.ids[row, slots] == items) & (self.counts[row, slots] > 0)
+        self.counts[row, slots[known]] += amounts[known]
+        new, of_new = items[~known], amounts[~known]
+        while len(new) > (self.counts[row] == 0).sum() and self._widen():
+            pass
+        slots = np.argsort(self.counts[row], kind="stable")[: len(new)]
+        self.ids[row, slots], self.counts[row, slots] = new[: len(slots)], of_new[: len(slots)]
+
+    def weighted(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """See `Pairs`."""
+        amounts = self.counts[rows] * weights[:, None]
+        sums: np.ndarray = np.bincount(self.ids[rows].ravel(), weights=amounts.ravel(), minlength=len(self.ids))
+        return sums
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """See `Pairs`."""
+        return {"ids": self.ids, "counts": self.counts}
+
+    def _widen(self) -> bool:
+        """Twice as many slots a row, or False where the bound is reached."""
+        n, width = self.ids.shape
+        if width >= min(WIDEST, ENTRIES // max(n, 1)):
+            return False
+        more = ((0, 0), (0, width))
+        self.ids, self.counts = np.pad(self.ids, more), np.pad(self.counts, more)
+        return True
+
+
+def empty(n: int) -> Pairs:
+    """No pairs of n items yet."""
+    return Square(n) if n <= SQUARE else BoundedRows(n)
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> Pairs:
+    """What `to_arrays` gave."""
+    if "ids" not in arrays:
+        square = Square(0)
+        square.counts = arrays["counts"].copy()
+        return square
+    rows = BoundedRows(0)
+    rows.ids, rows.counts = arrays["ids"].copy(), arrays["counts"].copy()
+    return rows
