@@ -33,7 +33,7 @@ class Settings(BaseSettings):
         1800.0, gt=0, description="event time within which an engagement belongs to the impression that showed its item"
     )
     idle_seconds: float = Field(
-        10.0, gt=0, description="wall clock after which the windows of a partition close that nothing has come from"
+        1800.0, gt=0, description="wall clock after which the windows of a partition close in which nothing is left to read"
     )
     snapshot_seconds: float = Field(15.0, gt=0, description="the learner publishes what it has learned this often")
     trial_requests: int = Field(

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import structlog
@@ -30,6 +31,7 @@ log = structlog.get_logger()
 
 REFRESH_SECONDS = 2.0
 REFRESH_SHARE = 0.1  # of the time that refreshes may take
+LOOK_SECONDS = 1.0  # between two looks for partitions that are idle
 
 
 class Folder:
@@ -182,23 +184,27 @@ class FeaturesAgent:
         sender: kafka.Sender,
         folder: Folder,
         topic_ids: Mapping[str, str],
+        tail: kafka.Tail,
         idle_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._sender, self._folder, self._topic_ids = store, sender, folder, topic_ids
+        self._tail = tail
         self._topics = {topic.name: topic for topic in wire.TOPICS}
         self._one_at_a_time = asyncio.Lock()  # the store serves one thread
         self._table = ItemTable()
         self._idle, self._clock = idle_seconds, clock
         self._refresh_due = -1.0
-        self._quiet_since: dict[int, float] = {}  # partitions of interactions with windows that may be open
+        # by partition of interactions: for how long it has been seen to be idle; negative: something has come since the last
+        # look, infinite: and its windows are closed
+        self._quiet: dict[int, float] = {}
 
     async def apply(self, batch: Batch) -> None:
         """Apply, skip or rewind `batch`, waiting for Redis and the broker as long as it takes; then acknowledge it."""
 
         async def attempt() -> bool:
             if batch.tp.topic == wire.INTERACTIONS.name:
-                self._quiet_since[batch.tp.partition] = self._clock()
+                self._quiet[batch.tp.partition] = -LOOK_SECONDS
             async with self._one_at_a_time:
                 position = await asyncio.to_thread(self._try, batch)
             if position is None:
@@ -228,6 +234,7 @@ class FeaturesAgent:
             if not self._store.apply(change, position, other_id, other).done:
                 return None
             self._count(change)
+            _say_late(change)
         self.send_outbox(topic.name, partition)
         return int(batch.end)
 
@@ -250,30 +257,49 @@ class FeaturesAgent:
             self._table.add(event)
 
     async def close_idle(self, assigned: Sequence[Any]) -> None:
-        """Close the windows of partitions of `interactions` that nothing has come from for `idle_seconds`."""
-        mine = {tp.partition for tp in assigned if tp.topic == wire.INTERACTIONS.name}
-        now = self._clock()
-        for partition in mine - self._quiet_since.keys():
-            self._quiet_since[partition] = now  # a new owner: there may be windows of the one before
-        for partition in sorted(mine):
-            if now - self._quiet_since[partition] < self._idle:
-                continue
-            try:
-                async with self._one_at_a_time:
-                    self._quiet_since[partition] = float("inf")  # until the next batch, which may come meanwhile
-                    done = await asyncio.to_thread(self._close, partition)
-                if not done:
-                    self._quiet_since[partition] = now
-            except (*TRANSIENT, FeedError) as error:
-                self._quiet_since[partition] = now
-                log.warning("windows not closed yet", partition=partition, error=str(error) or repr(error))
-        for partition in self._quiet_since.keys() - mine:
-            del self._quiet_since[partition]
+        """Close the windows of partitions of `interactions` that have been idle for `idle_seconds`; to be called every second.
 
-    def _close(self, partition: int) -> bool:
-        """Whether nothing is open any more; not if somebody else has been faster."""
+        Idle is a partition while the broker answers that it has nothing which Redis has not. Silence is not an answer: after an
+        outage, or while there is something left to read, the time starts anew. It is counted in looks, so that no time counts
+        during which this process stood still.
+        """
+        mine = sorted({tp.partition for tp in assigned if tp.topic == wire.INTERACTIONS.name})
+        # a new owner begins at 0: there may be windows of the one before
+        self._quiet = {p: self._quiet.get(p, 0.0) for p in mine}
+        looked_at = [p for p in mine if 0 <= self._quiet[p] < float("inf")]
+        try:
+            async with self._one_at_a_time:
+                positions = await asyncio.to_thread(self._positions, looked_at)
+            ended = await asyncio.to_thread(self._tail.ended, positions) if positions else set()
+            for partition in mine:
+                if self._quiet[partition] < 0 or partition in ended:
+                    self._quiet[partition] += LOOK_SECONDS
+                elif partition in positions:
+                    self._quiet[partition] = 0.0
+                if self._idle <= self._quiet[partition] < float("inf"):
+                    await self._close_one(partition, positions[partition])
+        except (*TRANSIENT, FeedError) as error:
+            for partition in looked_at:
+                self._quiet[partition] = 0.0
+            log.warning("windows not closed yet", error=str(error) or repr(error))
+
+    def _positions(self, partitions: Sequence[int]) -> dict[int, int]:
+        topic_id = self._topic_ids[wire.INTERACTIONS.name]
+        return {partition: self._store.position(topic_id, partition) for partition in partitions}
+
+    async def _close_one(self, partition: int, position: int) -> None:
+        async with self._one_at_a_time:
+            self._quiet[partition] = float("inf")  # until the next batch, which may come meanwhile
+            done = await asyncio.to_thread(self._close, partition, position)
+        if not done:
+            self._quiet[partition] = 0.0
+
+    def _close(self, partition: int, position: int) -> bool:
+        """Whether nothing is open any more; not if something has come, or somebody else has been faster."""
         topic_id, other_id = self._topic_ids[wire.INTERACTIONS.name], self._other_id(wire.INTERACTIONS)
-        position, other = self._store.position(topic_id, partition), self._store.position(other_id, partition)
+        if self._store.position(topic_id, partition) != position:
+            return False
+        other = self._store.position(other_id, partition)
         change = self._folder.close(Position(topic_id, partition, position), self._store)
         if not change.messages:
             return True
@@ -301,6 +327,15 @@ class FeaturesAgent:
                 log.warning("outbox not sent yet", partition=str(tp), error=str(error) or repr(error))
 
 
+def _say_late(change: Change) -> None:
+    before, after = change.marks_before, change.marks
+    if before and after and after.late > before.late:
+        log.warning(
+            "engagements that came too late are in no example", partition=change.position.partition,
+            engagements=after.late - before.late, in_all=after.late,
+        )  # fmt: skip
+
+
 def main() -> None:
     """Run the agent until it is told to stop."""
     configuration = settings.load()
@@ -309,13 +344,14 @@ def main() -> None:
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
     folder = Folder(configuration.partitions, configuration.future_seconds, configuration.attribution_seconds)
-    with kafka.Sender(configuration.kafka) as sender:
-        agent = FeaturesAgent(FeatureStore(client), sender, folder, topic_ids, configuration.idle_seconds)
+    tail = kafka.Tail(configuration.kafka, wire.INTERACTIONS)
+    with kafka.Sender(configuration.kafka) as sender, closing(tail):
+        agent = FeaturesAgent(FeatureStore(client), sender, folder, topic_ids, tail, configuration.idle_seconds)
         app = transport.make_app("features", configuration)
         for topic in (wire.ITEMS, wire.USERS, wire.INTERACTIONS):
             transport.consume(app, topic, agent.apply)
         transport.every(app, 5.0, lambda: agent.send_left_over(transport.assigned(app)))
-        transport.every(app, 1.0, lambda: agent.close_idle(transport.assigned(app)))
+        transport.every(app, LOOK_SECONDS, lambda: agent.close_idle(transport.assigned(app)))
         transport.run(app)
 
 

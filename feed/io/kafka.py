@@ -5,7 +5,7 @@ All clients find the broker's version by themselves: an explicit one misreads ne
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -25,6 +25,7 @@ SAY_SECONDS = 5.0  # between two lines that say what is waited for
 FLUSH_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
 QUIET_SECONDS = 1.0  # a topic is read to its end when its end was reached and nothing has come for this long
+ANSWER_SECONDS = 5.0  # a broker that has not answered by then is away
 _FOREVER_MS = 2**31 - 1
 _VIEW_MS = 5_000
 
@@ -303,6 +304,64 @@ class GroupView:
     def close(self) -> None:
         """Close the connection."""
         self._consumer.close()
+
+
+class Tail:
+    """Whether a topic's log holds anything from given offsets on; asked over a connection of its own, one thread at a time.
+
+    Asked by fetching from there. An end offset would not do: it counts the markers of transactions, which nobody is handed,
+    and the embedded broker names it up to one batch too early.
+    """
+
+    def __init__(self, servers: str, topic: Topic) -> None:
+        """Connects when it is first asked."""
+        self._servers, self._topic = servers, topic
+        self._consumer: KafkaConsumer | None = None
+
+    def ended(self, positions: Mapping[int, int]) -> set[int]:
+        """Those of `positions` (partition -> offset) from which on there is nothing, by the broker's own answer.
+
+        Where it gives none within `ANSWER_SECONDS`, that is not known, and the partition is not among them; who needs the
+        broker says that it is away. An answer may be as old as the call before.
+        """
+        try:
+            return self._ask({TopicPartition(self._topic.name, p): offset for p, offset in positions.items()})
+        except KafkaError:
+            return set()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def _ask(self, places: Mapping[TopicPartition, int]) -> set[int]:
+        if self._consumer is None:
+            self._consumer = KafkaConsumer(
+                bootstrap_servers=self._servers,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                bootstrap_timeout_ms=2_000,
+                request_timeout_ms=_VIEW_MS,
+                fetch_max_wait_ms=200,
+                max_partition_fetch_bytes=65_536,
+                enable_incremental_fetch_sessions=False,  # an answer in a session leaves out what has not changed
+            )
+        consumer, more, deadline = self._consumer, set[TopicPartition](), time.monotonic() + ANSWER_SECONDS
+        consumer.unsubscribe()  # and forget what was answered before
+        consumer.assign(list(places))
+        for place, offset in places.items():
+            consumer.seek(place, offset)
+
+        def answered(place: TopicPartition) -> bool:
+            return place in more or consumer.highwater(place) is not None
+
+        found: Mapping[TopicPartition, Any] = {}
+        while found or (not all(map(answered, places)) and time.monotonic() < deadline):
+            found = consumer.poll(100, max_records=10_000)
+            consumer.pause(*found)
+            more |= found.keys()
+        # its position is behind the markers by now; it is not if a batch was larger than what is fetched
+        return {p.partition for p in places if p not in more and answered(p) and consumer.position(p) >= consumer.highwater(p)}
 
 
 def _connect(servers: str) -> KafkaAdminClient:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -69,6 +70,27 @@ def test_an_empty_topic_is_read_as_empty_and_a_missing_one_is_named(broker, topi
     assert list(kafka.read_topic(broker, topic)) == []
     with pytest.raises(FeedError, match="no topic nothing-here"):
         list(kafka.read_topic(broker, Topic("nothing-here")))
+
+
+def test_a_log_is_at_its_end_only_behind_the_last_record_and_only_while_the_broker_answers(own_broker, monkeypatch):
+    topic = Topic("tail")
+    kafka.ensure_topics(own_broker.address, 4, [topic])
+    with kafka.Sender(own_broker.address) as sender, closing(kafka.Tail(own_broker.address, topic)) as tail:
+        assert tail.ended({0: 0, 2: 0}) == {0, 2}
+        for n in range(5):
+            sender.send_raw(topic.name, 0, b"a", bytes([n]))  # one batch of five
+        sender.flush()
+        for partition in (0, 1):
+            tail.ended({partition: 0})  # an answer may be as old as the call before
+        assert [tail.ended({0: read, 1: 0}) for read in (0, 1, 4)] == [{1}, {1}, {1}]
+        assert tail.ended({0: 5, 1: 0}) == {0, 1}
+        monkeypatch.setattr(kafka, "ANSWER_SECONDS", 0.3)
+        os.kill(own_broker.pid, signal.SIGSTOP)
+        tail.ended({0: 5})
+        assert tail.ended({0: 5}) == set()
+        os.kill(own_broker.pid, signal.SIGCONT)
+        monkeypatch.setattr(kafka, "ANSWER_SECONDS", 10.0)
+        assert tail.ended({0: 5}) == {0}
 
 
 def test_a_message_that_cannot_be_sent_is_named(broker, topic):
