@@ -46,7 +46,8 @@ class Row(Struct, frozen=True, omit_defaults=True):
 class Example(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="record", tag="example"):
     """One request's items with what followed.
 
-    `source` is the partition of `interactions` it came from and `sequence` its number there (from 0, without gaps): a reader
+    `source` is the partition of `interactions` it came from and `sequence` its number there (from 0; it skips one that was too
+    large for a record and is told of in `dead-letters`): a reader
     that has seen them drops the copy. `at`: when it was shown, seconds since 1970. Organic: `rows[0]` is the item engaged with,
     the others were drawn uniformly from the catalogue; nothing is known of whether they were seen.
     """

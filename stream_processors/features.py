@@ -31,6 +31,7 @@ log = structlog.get_logger()
 
 REFRESH_SECONDS = 2.0
 REFRESH_SHARE = 0.1  # of the time that refreshes may take
+MOST_BYTES = wire.LARGEST - 4096  # of a message's value: the rest is for its key and for what is around them
 LOOK_SECONDS = 1.0  # between two looks for partitions that are idle
 
 
@@ -114,7 +115,16 @@ class Folder:
 
     def _emit(self, change: Change, windows: Attribution, everything: bool = False) -> None:
         for example in windows.close(everything):
-            change.messages.append(Message(wire.TRAINING_EXAMPLES.name, 0, example.user.user_id.encode(), wire.encode(example)))
+            key, value = example.user.user_id.encode(), wire.encode(example)
+            if len(value) <= MOST_BYTES:
+                change.messages.append(Message(wire.TRAINING_EXAMPLES.name, 0, key, value))
+                continue
+            reason = (
+                f"the example {example.example_id} of user {example.user.user_id} has {len(value)} bytes with its "
+                f"{len(example.rows)} items, more than a record may have: show fewer items in one impression, or give them "
+                "fewer and shorter tags and attributes"
+            )
+            self._refuse(change, DeadLetter(wire.TRAINING_EXAMPLES.name, change.position, reason, key, None))
         change.pending, change.marks, change.marks_before = windows.pending, windows.marks, windows.before
 
     def _load(self, change: Change, ids: Sequence[str], store: FeatureStore) -> None:
@@ -147,10 +157,19 @@ class Folder:
                 readable.append(message)
                 continue
             place = Position(change.position.topic_id, change.position.partition, record.offset)
-            letter = DeadLetter(topic.name, place, reason, record.key, record.value)
-            change.messages.append(Message(wire.DEAD_LETTERS.name, 0, record.key or b"", wire.encode(letter)))
-            log.warning("dead letter", topic=topic.name, partition=place.partition, offset=place.offset, reason=reason)
+            self._refuse(change, DeadLetter(topic.name, place, reason, record.key, record.value))
         return readable
+
+    def _refuse(self, change: Change, letter: DeadLetter) -> None:
+        place, value = letter.position, wire.encode(letter)
+        if (
+            len(value) + len(letter.key or b"") > MOST_BYTES
+        ):  # what came in a compressed batch can be larger than one that is not
+            reason = f"{letter.reason[:1000]} (the record is too large for {wire.DEAD_LETTERS.name}: it is left where it is)"
+            letter = DeadLetter(letter.topic, place, reason, None, None)
+            value = wire.encode(letter)
+        change.messages.append(Message(wire.DEAD_LETTERS.name, 0, letter.key or b"", value))
+        log.warning("dead letter", topic=letter.topic, partition=place.partition, offset=place.offset, reason=letter.reason)
 
     def _misplaced_user(self, user: Any, partition: int) -> str | None:
         right = wire.partition_of(user.user_id, self._partitions)
