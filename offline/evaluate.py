@@ -1,0 +1,281 @@
+"""How well a model ranks a log: `python offline/evaluate.py --data DIR --model NAME` (docs/evaluation.md).
+
+folder in the data format ─► rows in order of time ─► tune on 70-80 % ─► figures there, or with --test on the last 20 %
+                                                                         recs.csv, targets.csv, report.json in --out
+"""
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from feed import dataset, errors, logs, settings
+from feed.dataset import Dataset
+from feed.errors import BadSetting
+from feed.evaluation import files, report
+from feed.evaluation.models import MODELS, Parameters
+from feed.evaluation.protocol import Outcome, progressive, static
+from feed.evaluation.rows import Log, load
+from feed.evaluation.slices import Slice, slices
+from feed.evaluation.tuning import Trial, search
+from feed.events import POSITIVES, utc
+
+TEST_RUNS = Path(__file__).resolve().parents[1] / "docs" / "test-runs.md"
+LABELS = {
+    "ndcg_at_10": "NDCG@10", "recall_at_10": "recall@10", "recall_at_50": "recall@50", "hit_rate_at_10": "hit rate@10",
+    "mrr": "MRR", "auc": "AUC",
+}  # fmt: skip
+THREADS = 1  # so that figures of speed mean the same everywhere
+
+Protocol = Literal["progressive", "static"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run; `learn_every` 0: the weights stay frozen. `fixed`: parameters that are not tuned."""
+
+    model: str
+    protocol: Protocol
+    state_every: int
+    learn_every: int
+    seed: int
+    fixed: Parameters
+    tune: bool
+
+
+def run(data: Dataset, plan: Plan, log: Log, parts: tuple[Slice, Slice], test: bool) -> tuple[Outcome, dict[str, Any]]:
+    """Tune where there is a grid, score the slice that is meant. Returns (outcome, report)."""
+    tuning, part = parts[0], parts[int(test)]
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(plan.model)
+
+        def outcome_of(parameters: Parameters, where: Slice) -> Outcome:
+            def progress(done: int, total: int) -> None:
+                bars.update(task, completed=done, total=total)
+
+            bars.update(task, description=f"{plan.model}, {where.name} slice {_words(parameters)}")
+            return evaluate(plan, log, where, parameters, progress)
+
+        chosen, trials = tuned(plan, lambda p: float(outcome_of(p, tuning).targets.values["ndcg_at_10"].mean()), bars.console)
+        outcome = outcome_of(chosen, part)
+    return outcome, {
+        "run": about(data, plan, log, part) | {"parameters": chosen},
+        "tuned": [{"parameters": trial.parameters, "ndcg_at_10": trial.figure} for trial in trials],
+        "figures": report.figures(outcome, log, part, plan.seed),
+    }
+
+
+def evaluate(plan: Plan, log: Log, part: Slice, parameters: Parameters, progress: Callable[[int, int], None]) -> Outcome:
+    """One model, one slice. Raises `BadSetting` for parameters that it does not have."""
+    try:
+        model = MODELS[plan.model].build(**parameters)
+    except TypeError as error:
+        raise BadSetting(f"--set: {plan.model} cannot be built with {_words(parameters)}: {error}") from error
+    if plan.protocol == "static":
+        return static(model, log, part, seed=plan.seed, progress=progress)
+    return progressive(
+        model, log, part, state_every=plan.state_every, learn_every=plan.learn_every, seed=plan.seed, progress=progress
+    )
+
+
+def tuned(plan: Plan, score: Callable[[Parameters], float], console: Console) -> tuple[Parameters, Sequence[Trial]]:
+    """The parameters to use and what was tried for them."""
+    grid = {name: values for name, values in MODELS[plan.model].grid.items() if name not in plan.fixed}
+    starts = {name: values[0] for name, values in grid.items()}
+    if not grid or not plan.tune:
+        return starts | plan.fixed, []
+    best, trials = search(
+        grid,
+        lambda parameters: score(parameters | plan.fixed),
+        lambda trial: console.print(f"{plan.model} {_words(trial.parameters)}: {trial.figure:.4f}", highlight=False),
+    )
+    return best.parameters | plan.fixed, trials
+
+
+def about(data: Dataset, plan: Plan, log: Log, part: Slice) -> dict[str, Any]:
+    """What makes a figure comparable."""
+    columns = data.interactions[["user_id", "item_id", "event", "occurred_at"]]
+    return {
+        "model": plan.model,
+        "protocol": plan.protocol,
+        "slice": part.name,
+        "rows": [part.start, part.end],
+        "from": utc(log.rows.at[part.start]).isoformat(),
+        "state_every": plan.state_every if plan.protocol == "progressive" else None,
+        "learn_every": plan.learn_every if plan.protocol == "progressive" else None,
+        "seed": plan.seed,
+        "users": len(log.user_ids),
+        "items": len(log.item_ids),
+        "data": f"{int(pd.util.hash_pandas_object(columns, index=False).sum()) % 2**32:08x}",
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """The commit that runs, with + if files were changed since; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def count(path: Path, folder: str, result: dict[str, Any]) -> int:
+    """Append a test run to the list and return its number, from 1."""
+    head = "# Runs on the test slice\n\nEvery one, in order, appended by `offline/evaluate.py --test`.\n\n"
+    head += "| n | when | commit | data | model and configuration | NDCG@10 |\n|---|---|---|---|---|---|\n"
+    lines = path.read_text() if path.exists() else head
+    number = 1 + sum(line.startswith("| ") and line[2].isdigit() for line in lines.splitlines())
+    ran, figure = result["run"], result["figures"]["all"].get("ndcg_at_10")
+    how = [ran["protocol"], f"positive {'+'.join(ran['positive'])}", _words(ran["parameters"])]
+    if ran["protocol"] == "progressive":
+        how.append(f"state every {ran['state_every']}, weights every {ran['learn_every']}")
+    how.append(f"seed {ran['seed']}")
+    cells = [
+        str(number), utc(time.time()).strftime("%Y-%m-%d %H:%M"), ran["commit"], f"{folder} {ran['data']}",
+        f"{ran['model']}: {', '.join(part for part in how if part)}", _figure(figure) if figure else "no targets",
+    ]  # fmt: skip
+    path.write_text(lines + "| " + " | ".join(cells) + " |\n")
+    return number
+
+
+def tables(result: dict[str, Any], console: Console) -> None:
+    """Print the figures."""
+    ran, figures = result["run"], result["figures"]
+    how = f"state every {ran['state_every']}, weights every {ran['learn_every']}" if ran["state_every"] else "at the split"
+    shown = Table("", *LABELS.values(), "rankings", title=f"{ran['model']}, {ran['slice']} slice, {ran['protocol']}, {how}")
+    for name, summary in {"all": figures["all"], **figures["segments"]}.items():
+        cells = [_short(summary[key]) if key in summary else "" for key in LABELS]
+        shown.add_row(name.replace("_", " "), *cells, f"{summary['rankings']:,}")
+    console.print(shown)
+    if figures["auc_shown"]:
+        console.print(f"AUC per user over shown items: {_figure(figures['auc_shown'])}", highlight=False)
+    novelty = "" if figures["novelty"] is None else f", novelty {figures['novelty']:.2f} bits"
+    console.print(
+        f"coverage {figures['coverage']:.3f}{novelty}; fit {figures['seconds'].get('fit', 0):.2f} s, "
+        f"{figures['ranking_ms']:.2f} ms a ranking {_words(ran['parameters'])}", highlight=False,
+    )  # fmt: skip
+
+
+def compare(a: Path, b: Path, seed: int, console: Console) -> None:
+    """Print a - b with paired intervals."""
+    left, right, of_a, of_b = files.pair(a, b)
+    for name in ("state_every", "learn_every"):
+        if of_a[name] != of_b[name]:
+            console.print(f"note: {name} is {of_a[name]} and {of_b[name]}", highlight=False)
+    shown = Table("", str(a), str(b), "a - b", title="Means, paired difference with 95 % interval over users")
+    for name, figure in report.compare(left, right, seed).items():
+        means = (f"{ranking.values[name][~pd.isna(ranking.values[name])].mean():.4f}" for ranking in (left, right))
+        shown.add_row(LABELS[name], *means, _figure(figure, "+"))
+    console.print(shown)
+
+
+def grids(console: Console) -> None:
+    """Print what each model is tuned on."""
+    for name, model in MODELS.items():
+        values = "; ".join(f"{key} {', '.join(map(str, sorted(of_key)))}" for key, of_key in model.grid.items())
+        console.print(f"{name}: {values or 'nothing to tune'}", highlight=False, soft_wrap=True)
+
+
+def main(
+    data: Annotated[Path | None, typer.Option(help="folder in the data format (docs/event-schema.md)")] = None,
+    model: Annotated[str, typer.Option(help=f"one of {', '.join(MODELS)}")] = "prior-covisitation",
+    protocol: Annotated[Protocol, typer.Option(help="rank before each event, or once at the split")] = "progressive",
+    positive: Annotated[str, typer.Option(help="kinds of events that count as relevant")] = ",".join(sorted(POSITIVES)),
+    state_every: Annotated[int, typer.Option(min=1, help="history and counts are refreshed every so many events")] = 1,
+    learn_every: Annotated[
+        int | None, typer.Option(min=0, help="weights learn every so many targets; 0: frozen; default: 1 where they can")
+    ] = None,
+    tune_from: Annotated[str | None, typer.Option(help="UTC time where tuning begins; default: after 70 % of events")] = None,
+    test_from: Annotated[str | None, typer.Option(help="UTC time where the test begins; default: after 80 % of events")] = None,
+    test: Annotated[bool, typer.Option("--test", help="score the test slice; counted in docs/test-runs.md")] = False,
+    tune: Annotated[bool, typer.Option(help="choose parameters on the tuning slice first")] = True,
+    given: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE of a parameter, which is then not tuned")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the results; default: var/evaluate/MODEL-SLICE")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of codes, ties and intervals")] = 0,
+    grid: Annotated[bool, typer.Option("--grid", help="print what each model is tuned on, and stop")] = False,
+    comparing: Annotated[
+        tuple[Path, Path] | None, typer.Option("--compare", help="two --out folders: paired intervals of their difference")
+    ] = None,
+) -> None:
+    """Rank a log with a model and say what the rankings were worth."""
+    console = Console(width=180 if not Console().is_terminal else None)
+    if grid:
+        return grids(console)
+    if comparing:
+        return compare(*comparing, seed, console)
+    configuration = settings.load()
+    logs.setup(configuration, "evaluate")
+    torch.set_num_threads(THREADS)
+    if data is None:
+        raise BadSetting("--data is missing: a folder in the data format; or --compare A B, or --grid")
+    if model not in MODELS:
+        raise BadSetting(f"--model {model!r} is none of {', '.join(MODELS)}")
+    if learn_every and not MODELS[model].online:
+        raise BadSetting(f"--learn-every {learn_every}: the weights of {model} do not learn online: leave it out, or 0")
+    tables_ = dataset.read(data)
+    kinds = [name.strip() for name in positive.split(",") if name.strip()]
+    log = load(tables_, kinds, configuration.attribution_seconds, seed)
+    parts = slices(log.rows, _time("--tune-from", tune_from), _time("--test-from", test_from))
+    learn = int(MODELS[model].online) if learn_every is None else learn_every
+    plan = Plan(model, protocol, state_every, learn, seed, _fixed(given or ()), tune)
+    outcome, result = run(tables_, plan, log, parts, test)
+    result["run"] |= {"positive": sorted(kinds), "window_seconds": configuration.attribution_seconds}
+    folder = out or Path("var") / "evaluate" / f"{model}-{parts[int(test)].name}"
+    files.write(folder, outcome.targets, log, result)
+    tables(result, console)
+    if test:
+        console.print(f"test run {count(TEST_RUNS, data.resolve().name, result)}, counted in {TEST_RUNS.name}", highlight=False)
+    console.print(f"{folder}: recs.csv, targets.csv, report.json", highlight=False, soft_wrap=True)
+
+
+def _fixed(given: Sequence[str]) -> Parameters:
+    parameters: Parameters = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals:
+            raise BadSetting(f"--set {one!r}: NAME=VALUE is needed, like ridge=100")
+        try:
+            parameters[name] = int(value) if value.lstrip("-").isdigit() else float(value)
+        except ValueError as error:
+            raise BadSetting(f"--set {one!r}: the value is not a number") from error
+    return parameters
+
+
+def _time(option: str, given: str | None) -> float | None:
+    if given is None:
+        return None
+    try:
+        time = pd.Timestamp(given)
+    except ValueError as error:
+        raise BadSetting(f"{option} {given!r} is no time: write it like 2025-01-31T12:00:00Z") from error
+    return float((time.tz_localize("UTC") if time.tz is None else time).timestamp())
+
+
+def _words(parameters: Parameters) -> str:
+    return " ".join(f"{name}={value}" for name, value in parameters.items())
+
+
+def _figure(figure: dict[str, float], sign: str = "") -> str:
+    return f"{figure['mean']:{sign}.4f} ({figure['low']:{sign}.4f} – {figure['high']:{sign}.4f})"
+
+
+def _short(figure: dict[str, float]) -> str:
+    return f"{figure['mean']:.4f} ±{(figure['high'] - figure['low']) / 2:.4f}"
+
+
+if __name__ == "__main__":
+    errors.run(lambda: typer.run(main))
