@@ -15,7 +15,7 @@ from feed.features.items import ItemTable
 from feed.features.user import UserState
 
 # bags and how many of their tokens are read, strongest first
-BAGS = {"categories": 16, "creators": 16, "tags": 24, "recent": 50}
+BAGS = {"categories": 16, "creators": 16, "tags": 24, "recent": 50, "lately_categories": 8, "lately_tags": 12}
 _BAG_FEATURES = {feature.name: feature for feature in user_features.USER_FEATURES if feature.name in BAGS}
 
 

@@ -24,10 +24,13 @@ from feed.features.inputs import Inputs, InputSpec
 from feed.features.items import ItemTable
 from feed.features.user import PROFILE, UserState
 
-FORMAT = 1  # raise when the meaning of any feature changes: old weights are then refused
+FORMAT = 2  # raise when the meaning of any feature changes: old weights are then refused
 VOCABULARY_BOUND = 50_000
 ITEM_EVIDENCE = 5  # positives an item needs before it has a row of its own
-VOCABULARY_OF_BAG = {"categories": "category", "creators": "creator", "tags": "tag", "recent": "item"}
+VOCABULARY_OF_BAG = {
+    "categories": "category", "creators": "creator", "tags": "tag", "recent": "item",
+    "lately_categories": "category", "lately_tags": "tag",
+}  # fmt: skip
 TAGS_OF_ITEM = 8
 HOUR_ANGLE = 2 * np.pi / 24
 
