@@ -7,17 +7,21 @@
 `observe` updates state (histories, counts, pairs) with every event; `learn` moves parameters (weights, towers).
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from feed.models.mixture import prior
+from feed.models.mixture.chunks import Builder, Chunk, Person
 from feed.models.mixture.covisitation import CoVisitation, Relation
 from feed.models.mixture.history import History
 from feed.models.mixture.prior import Prior
+from feed.models.mixture.residual import Residual
+from feed.models.mixture.tower import Attributes
 from feed.models.mixture.weights import Weights
 
-WARM = 4000  # of the latest training positives
+KEPT = 2**27  # offsets of the latest training positives: 256 MB
 LIKED_RELATIONS = {
     "liked_together": Relation(0.9, 50, both=True),
     "liked_next": Relation(0.7, 10),
@@ -47,10 +51,17 @@ class Rows(Protocol):
 
 
 class Catalogue(Protocol):
-    """`n_items` items and when they were created, float64 (n_items,) seconds since 1970, -inf where unknown."""
+    """What is known beforehand: codes from 0, each (n_items,) or None where the log has none, and tags by item.
+
+    `created` float64 (n_items,) seconds since 1970, -inf where unknown; `profile` int (n_users, f).
+    """
 
     n_items: int
     created: np.ndarray
+    category: np.ndarray | None
+    creator: np.ndarray | None
+    tags: Sequence[Sequence[int]]
+    profile: np.ndarray
 
 
 class Mixture:
@@ -58,20 +69,22 @@ class Mixture:
 
     _asked: tuple[int, float, np.ndarray] | None  # the columns last asked for, until something is observed
 
-    def __init__(self, covisitation: bool = True, seed: int = 0) -> None:
+    def __init__(self, covisitation: bool = True, two_tower: bool = True, seed: int = 0) -> None:
         self._liked_relations = LIKED_RELATIONS if covisitation else {}
         self._met_relations = MET_RELATIONS if covisitation else {}
-        self._seed = seed
+        self._two_tower, self._seed = two_tower, seed
 
     def fit(self, rows: Rows, catalogue: Catalogue) -> None:
         """Start from nothing and learn the rows, in order."""
         self._open(catalogue)
-        targets = np.flatnonzero(rows.first)
-        warm_from = targets[-WARM] if len(targets) > WARM else 0
+        chunks: list[Chunk] = []
         for k in range(len(rows.user)):
-            if k >= warm_from and rows.first[k]:
-                self.learn(k, rows)
+            if rows.first[k] and (chunk := self._learn_weights(k, rows)) is not None:
+                chunks.append(chunk)
             self.observe(k, rows)
+        if self._two_tower:
+            self.residual.fit(chunks[-KEPT // chunks[0].offset.size :] if chunks else [])
+        self._asked = None
 
     def scores(self, user: int, at: float) -> np.ndarray:
         """float32 (n_items,) for the user at that time; changes nothing."""
@@ -98,11 +111,24 @@ class Mixture:
 
     def learn(self, k: int, rows: Rows) -> None:
         """Row k, a positive on an item that the user had not met, is learned from; before it is observed."""
+        chunk = self._learn_weights(k, rows)
+        if chunk is not None:
+            self.residual.learn(chunk)
+            self._asked = None
+
+    def _learn_weights(self, k: int, rows: Rows) -> Chunk | None:
         user, item, at = int(rows.user[k]), int(rows.item[k]), float(rows.at[k])
-        possible = self._created <= at
         history = self._history(user)
+        possible = self._created <= at
         possible[history.met()] = False
-        self.weights.step(history.positives, self._columns(user, at), item, possible, self._rng)
+        columns = self._columns(user, at)
+        chunk = None
+        if self._two_tower:
+            others = self.weights.of(history.positives)[:-1] @ columns[:-1]
+            person = Person(user, history.liked(), history.positives)
+            chunk = self._builder.add(person, item, others, possible, self.positives)
+        self.weights.step(history.positives, columns, item, possible, self._rng)
+        return chunk
 
     def _open(self, catalogue: Catalogue) -> None:
         n = catalogue.n_items
@@ -114,7 +140,10 @@ class Mixture:
         self._liked_tables = {name: CoVisitation(relation, n) for name, relation in self._liked_relations.items()}
         self._met_tables = {name: CoVisitation(relation, n) for name, relation in self._met_relations.items()}
         tables = [*self._liked_tables, *self._met_tables]
-        self.weights = Weights([*prior.NAMES, *tables, *(f"{name}_linear" for name in tables)], START)
+        names = [*prior.NAMES, *tables, *(f"{name}_linear" for name in tables), "two_tower"]
+        self.weights = Weights(names, START)
+        self.residual = Residual(_attributes(catalogue), self._seed)
+        self._builder = Builder(n, self._rng)
         self._asked = None
 
     def _history(self, user: int) -> History:
@@ -128,7 +157,25 @@ class Mixture:
         together = [table.column(history.liked(table.relation.window), self.positives) for table in self._liked_tables.values()]
         together += [table.column(history.met(table.relation.window), self.meetings) for table in self._met_tables.values()]
         x = np.array(together, np.float32).reshape(len(together), len(self._created))
-        columns = np.concatenate([self.prior.columns(at), prior.age(self._created, at)[None], np.log(x + FLOOR), SCALE * x])
+        person = Person(user, history.liked(), history.positives)
+        columns = np.concatenate(
+            [
+                self.prior.columns(at),
+                prior.age(self._created, at)[None],
+                np.log(x + FLOOR),
+                SCALE * x,
+                self.residual.column(person, self.positives)[None],
+            ]
+        )
         columns -= columns.mean(axis=1, keepdims=True)
         self._asked = user, at, columns
         return columns
+
+
+def _attributes(catalogue: Catalogue) -> Attributes:
+    content = [codes for codes in (catalogue.category, catalogue.creator) if codes is not None]
+    tags = np.zeros((catalogue.n_items, 1 + max((tag for own in catalogue.tags for tag in own), default=0)), np.float32)
+    for item, own in enumerate(catalogue.tags):
+        tags[item, list(own)] = 1.0 / max(len(own), 1)
+    codes = np.array(content, np.int64).reshape(len(content), catalogue.n_items).T
+    return Attributes(np.asarray(catalogue.profile, np.int64), codes, tags)

@@ -1,0 +1,89 @@
+"""Positives as the two-tower learns them: in chunks, frozen as of the moment they happened.
+
+A chunk is 32 positives in a row, compared with every item of a small catalogue, or with each other and a sample of a large one:
+then log q is taken off, q the chance of an item to be among the candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+CHUNK = 32
+SMALL = 2048  # items up to which every one is a candidate
+SAMPLED = 512  # candidates of a larger catalogue
+HISTORY = 50
+DECAY = 0.9
+
+
+class Person(NamedTuple):
+    """A user (row of the profiles), the latest items liked, the latest first, and the number of positives."""
+
+    user: int
+    liked: Sequence[int]
+    positives: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """m positives with what was known just before each, and the items they are compared with.
+
+    `users` int64 (m,) rows of the profiles, `history` int64 (m, 50) with its `weights` float32 (m, 50), 0 where there is
+    nothing; `positives` float32 (m,) log(1 + number); `candidates` int64 (s,) item codes, the same array in chunks that
+    share them, `target` int64 (m,) places among them, `offset` float16 (m, s), -inf for what could not have been taken.
+    """
+
+    users: np.ndarray
+    history: np.ndarray
+    weights: np.ndarray
+    positives: np.ndarray
+    candidates: np.ndarray
+    target: np.ndarray
+    offset: np.ndarray
+
+
+def rows(people: Sequence[Person]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """`users`, `history`, `weights` and `positives` of a `Chunk`."""
+    history = np.zeros((len(people), HISTORY), np.int64)
+    weights = np.zeros((len(people), HISTORY), np.float32)
+    for row, (_, liked, _) in enumerate(people):
+        latest = liked[:HISTORY]
+        history[row, : len(latest)] = latest
+        strengths = DECAY ** np.arange(len(latest))
+        weights[row, : len(latest)] = strengths / np.sqrt(max(strengths.sum(), 1.0))
+    users = np.array([person.user for person in people], np.int64)
+    return users, history, weights, np.log1p(np.array([person.positives for person in people], np.float32))
+
+
+class Builder:
+    """Collects positives of a catalogue of n items until they are a chunk."""
+
+    def __init__(self, n: int, rng: np.random.Generator) -> None:
+        self._n, self._rng = n, rng
+        self._every = np.arange(n)
+        self._people: list[Person] = []
+        self._items: list[int] = []
+        self._offsets: list[np.ndarray] = []
+
+    def add(self, person: Person, item: int, scores: np.ndarray, possible: np.ndarray, counts: np.ndarray) -> Chunk | None:
+        """A positive on `item` where the other columns gave `scores`, of those in `possible`; the chunk, when it is full.
+
+        `scores` float (n,), `possible` bool (n,), `counts` int (n,) of positives so far.
+        """
+        offset = np.where(possible, scores - scores.max(), -np.inf).astype(np.float16)
+        offset[item] = scores[item] - scores.max()
+        self._people.append(person)
+        self._items.append(item)
+        self._offsets.append(offset)
+        return self._close(counts) if len(self._items) == CHUNK else None
+
+    def _close(self, counts: np.ndarray) -> Chunk:
+        items, offsets, candidates = np.array(self._items), np.stack(self._offsets), self._every
+        if self._n > SMALL:
+            candidates = np.union1d(items, self._rng.choice(self._n, SAMPLED, replace=False))
+            chance = CHUNK * counts[candidates] / max(counts.sum(), 1) + SAMPLED / self._n
+            offsets = offsets[:, candidates] - np.log(np.minimum(chance, 1.0)).astype(np.float16)
+        chunk = Chunk(*rows(self._people), candidates, np.searchsorted(candidates, items), offsets)
+        self._people, self._items, self._offsets = [], [], []
+        return chunk

@@ -1,0 +1,127 @@
+"""The two-tower as a column: trained on a log's chunks, judged in time, and learning on from what comes.
+
+Training holds out the latest tenth, finds the epoch that explains it best, and trains anew on all. Where no epoch explains it
+better than the other columns alone, there is no two-tower: its column is 0. Online, each new chunk is learned with
+three of the past, drawn from a reservoir; alone it would make the model forget.
+
+Reference: Vitter 1985, "Random Sampling with a Reservoir".
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from feed.models.mixture.adam import Adam
+from feed.models.mixture.chunks import Chunk, Person, rows
+from feed.models.mixture.tower import Attributes, Towers
+
+BATCH = 16  # chunks a step
+RATE, RATE_ONLINE = 2e-3, 5e-4
+EPOCHS = 6
+HELD = 10  # the latest tenth
+FEWEST = 2 * HELD  # chunks that can be split
+RESERVOIR = 256  # chunks
+REPLAYED = 3  # with each new chunk
+EVIDENCE = 20.0  # positives at which an item's logit counts half
+
+
+class Residual:
+    """What the towers add to a score of the n items that `attributes` tells of; nothing until `fit`."""
+
+    def __init__(self, attributes: Attributes, seed: int) -> None:
+        self._attributes, self._seed = attributes, seed
+        self._rng = np.random.default_rng(seed)
+        self._towers: Towers | None = None
+        self._reservoir: list[Chunk] = []
+        self._offered = 0
+
+    def fit(self, chunks: Sequence[Chunk]) -> int:
+        """Train on chunks in the order of time; the number of epochs, 0 where the towers explain nothing."""
+        split = len(chunks) - len(chunks) // HELD
+        self._epochs = self._best(chunks[:split], chunks[split:]) if len(chunks) >= FEWEST else 0
+        for chunk in chunks:
+            self._offer(chunk)
+        if self._epochs:
+            self._start()
+            for _ in range(self._epochs):
+                self._epoch(chunks)
+            self._settle()
+        return self._epochs
+
+    def learn(self, chunk: Chunk) -> None:
+        """One step on the chunk and some of the past."""
+        if self._towers is not None:
+            picked = self._rng.integers(0, len(self._reservoir), REPLAYED) if self._reservoir else ()
+            self._step([chunk, *(self._reservoir[i] for i in picked)], RATE_ONLINE)
+            self._settle()
+        self._offer(chunk)
+
+    @torch.no_grad()
+    def column(self, person: Person, counts: np.ndarray) -> np.ndarray:
+        """float32 (n,): the logits for the person, as far as the items' numbers of positives, `counts` (n,), bear them."""
+        if self._towers is None:
+            return np.zeros(len(counts), np.float32)
+        u = self._towers.users(*(torch.from_numpy(part) for part in rows([person])))
+        logits = (self._vectors @ u[0] + self._towers.bias).numpy()
+        shrunk: np.ndarray = logits * (counts / (counts + EVIDENCE)).astype(np.float32)
+        return shrunk
+
+    _vectors: Tensor
+    _epochs = 0
+
+    def _best(self, chunks: Sequence[Chunk], held: Sequence[Chunk]) -> int:
+        """The number of epochs on `chunks` after which `held` is explained best."""
+        self._start()
+        losses = [without(held)]
+        for _ in range(EPOCHS):
+            self._epoch(chunks)
+            losses.append(self._judge(held))
+            if losses[-1] > min(losses):
+                break
+        self._towers = None
+        return int(np.argmin(losses))
+
+    def _start(self) -> None:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self._seed)
+            self._towers = Towers(self._attributes)
+        self._adam = Adam(self._towers.parameters())
+
+    def _epoch(self, chunks: Sequence[Chunk]) -> None:
+        for which in np.array_split(self._rng.permutation(len(chunks)), max(1, len(chunks) // BATCH)):
+            self._step([chunks[i] for i in which], RATE)
+
+    def _step(self, chunks: Sequence[Chunk], rate: float) -> None:
+        assert self._towers is not None
+        self._towers.train()
+        self._towers.loss(chunks).backward()  # type: ignore[no-untyped-call]
+        self._adam.step(rate)
+
+    @torch.no_grad()
+    def _judge(self, chunks: Sequence[Chunk]) -> float:
+        assert self._towers is not None
+        self._towers.eval()
+        return float(np.mean([float(self._towers.loss([chunk])) for chunk in chunks]))
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        assert self._towers is not None
+        self._vectors = self._towers.eval().items(torch.arange(len(self._attributes.tags)))
+
+    def _offer(self, chunk: Chunk) -> None:
+        self._offered += 1
+        if len(self._reservoir) < RESERVOIR:
+            self._reservoir.append(chunk)
+        elif (place := int(self._rng.integers(0, self._offered))) < RESERVOIR:
+            self._reservoir[place] = chunk
+
+
+def without(chunks: Sequence[Chunk]) -> float:
+    """The mean loss of the chunks' offsets alone."""
+    losses = []
+    for chunk in chunks:
+        offset = torch.from_numpy(chunk.offset).float()
+        losses.append(float(torch.nn.functional.cross_entropy(offset, torch.from_numpy(chunk.target))))
+    return float(np.mean(losses))

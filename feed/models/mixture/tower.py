@@ -1,0 +1,96 @@
+"""A two-tower network for what the other columns leave unexplained.
+
+    p_u = sum_k 0.9^k e(j_k) / sqrt(sum_k 0.9^k)                         over the user's latest 50 positives j_0, j_1, ...
+    u = W2 dropout(relu(W1 [profile, p_u, log(1 + positives)] + b1)) + b2 + p_u
+    v = W2'dropout(relu(W1'[category, creator, tags, e(i)] + b1')) + b2'+ e(i)
+    logit = <u / |u|, v / |v|> / 0.2 + b_i
+
+    loss = -log softmax(offset + logit)_i   over the items that could have been taken
+
+with the mixture's score of the moment as the offset (less log q of items that were sampled with probability q), so that nothing
+is learned twice. No embedding of the user's own: the history says more, and of everybody.
+References: Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (q); Yang et al.
+2020, "Mixed Negative Sampling for Learning Two-tower Neural Networks"; Friedman 2001, "Greedy Function Approximation"
+(learning the residual of what is there).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from feed.models.mixture.chunks import Chunk
+
+VECTOR, HIDDEN, SMALL = 128, 128, 8
+DROPOUT = 0.3
+TEMPERATURE = 0.2
+SPREAD = 0.05  # standard deviation of fresh embeddings
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Codes from 0: `profile` int64 (users, f), `content` int64 (n, g); `tags` float32 (n, t), rows summing to 1 or 0."""
+
+    profile: np.ndarray
+    content: np.ndarray
+    tags: np.ndarray
+
+
+class Towers(nn.Module):
+    """Both towers over the attributes' users and items; weights are drawn from torch's global generator."""
+
+    def __init__(self, attributes: Attributes) -> None:
+        super().__init__()
+        n, tags = attributes.tags.shape
+        self._profile, self._content = torch.from_numpy(attributes.profile), torch.from_numpy(attributes.content)
+        self._tags = torch.from_numpy(attributes.tags)
+        self.ids = nn.Parameter(torch.randn(n, VECTOR) * SPREAD)
+        self.bias = nn.Parameter(torch.zeros(n))
+        self.of_profile = _embeddings(attributes.profile)
+        self.of_content = _embeddings(attributes.content)
+        self.of_tags = nn.Parameter(torch.randn(tags, SMALL) * SPREAD)
+        self.user = _layers(SMALL * len(self.of_profile) + VECTOR + 1)
+        self.item = _layers(SMALL * (len(self.of_content) + 1) + VECTOR)
+
+    def users(self, users: Tensor, history: Tensor, weights: Tensor, positives: Tensor) -> Tensor:
+        """As in `Chunk`, float32 (m, 128), each of length 1 / temperature."""
+        pooled = F.embedding_bag(history, self.ids, per_sample_weights=weights, mode="sum")
+        profile = [F.embedding(self._profile[users, i], table) for i, table in enumerate(self.of_profile)]
+        out = self.user(torch.cat([*profile, pooled, positives[:, None]], dim=1)) + pooled
+        return F.normalize(out, dim=1) / TEMPERATURE
+
+    def items(self, items: Tensor) -> Tensor:
+        """int64 (s,) -> float32 (s, 128), each of length 1."""
+        own = self.ids[items]
+        content = [F.embedding(self._content[items, i], table) for i, table in enumerate(self.of_content)]
+        out = self.item(torch.cat([*content, self._tags[items] @ self.of_tags, own], dim=1)) + own
+        return F.normalize(out, dim=1)
+
+    def loss(self, chunks: Sequence[Chunk]) -> Tensor:
+        """The mean loss of the chunks' positives, scalar."""
+        total, count = torch.zeros(()), 0
+        for _, group in groupby(chunks, key=lambda chunk: id(chunk.candidates)):
+            alike = list(group)
+            u = self.users(*(_stack(alike, name) for name in ("users", "history", "weights", "positives")))
+            candidates = torch.from_numpy(alike[0].candidates)
+            logits = u @ self.items(candidates).T + self.bias[candidates] + _stack(alike, "offset")
+            total = total + F.cross_entropy(logits, _stack(alike, "target"), reduction="sum")
+            count += len(u)
+        return total / count
+
+
+def _embeddings(codes: np.ndarray) -> nn.ParameterList:
+    sizes = codes.max(axis=0, initial=0) + 1
+    return nn.ParameterList(torch.randn(int(size), SMALL) * SPREAD for size in sizes)
+
+
+def _layers(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, VECTOR))
+
+
+def _stack(chunks: Sequence[Chunk], name: str) -> Tensor:
+    return torch.from_numpy(np.concatenate([getattr(chunk, name) for chunk in chunks]))
