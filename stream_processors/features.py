@@ -32,6 +32,7 @@ log = structlog.get_logger()
 REFRESH_SECONDS = 2.0
 REFRESH_SHARE = 0.1  # of the time that refreshes may take
 MOST_BYTES = wire.LARGEST - 4096  # of a message's value: the rest is for its key and for what is around them
+SENT_AT_ONCE = 500  # messages: so many may be sent twice if the broker goes away meanwhile, and so many are held in memory
 LOOK_SECONDS = 1.0  # between two looks for partitions that are idle
 
 
@@ -330,7 +331,7 @@ class FeaturesAgent:
     def send_outbox(self, topic: str, partition: int) -> None:
         """Send what batches of this partition have caused and nobody is known to have sent; oldest first."""
         topic_id = self._topic_ids[topic]
-        if waiting := self._store.outbox(topic_id, partition):
+        while waiting := self._store.outbox(topic_id, partition, SENT_AT_ONCE):
             for _, message in waiting:
                 self._sender.send_raw(message.topic, message.partition, message.key, message.value)
             self._sender.flush()

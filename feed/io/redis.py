@@ -320,9 +320,10 @@ class FeatureStore:
         done, found, other = self._apply(keys=keys, args=arguments)
         return Applied(bool(done), int(found), int(other))
 
-    def outbox(self, topic_id: str, partition: int) -> list[tuple[bytes, Message]]:
-        """Messages not yet known to be sent, oldest first, with the id to remove them by."""
-        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", self._client.xrange(f"outbox:{topic_id}:{partition}"))
+    def outbox(self, topic_id: str, partition: int, most: int | None = None) -> list[tuple[bytes, Message]]:
+        """Messages not yet known to be sent, oldest first and at most `most`, with the id to remove them by."""
+        found = self._client.xrange(f"outbox:{topic_id}:{partition}", count=most)
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", found)
         return [(entry, Message(m[b"topic"].decode(), int(m[b"partition"]), m[b"key"], m[b"value"])) for entry, m in entries]
 
     def sent(self, topic_id: str, partition: int, entries: Sequence[bytes]) -> None:
