@@ -12,9 +12,13 @@ from msgspec import Struct
 
 from feed.errors import Unreadable
 from feed.events import POSITIVES, Context
-from feed.features.frozen import ItemFeatures, UserFeatures
+from feed.features.frozen import BAGS, ItemFeatures, UserFeatures
+from feed.features.items import NUMERIC as ITEM_NUMERIC
+from feed.features.user import NUMERIC as USER_NUMERIC
 
 log = structlog.get_logger()
+
+LAST = 253_402_300_800.0  # the end of the year 9999: later times have no date
 
 
 class Row(Struct, frozen=True, omit_defaults=True):
@@ -47,9 +51,9 @@ class Example(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     """One request's items with what followed.
 
     `source` is the partition of `interactions` it came from and `sequence` its number there (from 0; it skips one that was too
-    large for a record and is told of in `dead-letters`): a reader
-    that has seen them drops the copy. `at`: when it was shown, seconds since 1970. Organic: `rows[0]` is the item engaged with,
-    the others were drawn uniformly from the catalogue; nothing is known of whether they were seen.
+    large for a record and is told of in `dead-letters`): a reader that has seen them drops the copy. `at`: when it was shown,
+    seconds since 1970. Organic: `rows[0]` is the item engaged with, the others were drawn uniformly from the catalogue; nothing
+    is known of whether they were seen.
     """
 
     source: int
@@ -86,11 +90,13 @@ _record = msgspec.json.Decoder(Record)
 
 
 def decode_record(value: bytes | None) -> Record:
-    """The record of `training-examples` in `value`. Raises `Unreadable`."""
+    """The record of `training-examples` in `value`. Raises `Unreadable`, also for an example that no model could read."""
     try:
         record: Record = _record.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unreadable(f"not a valid record of training-examples: {error}") from error
+    if isinstance(record, Example) and (why := _unfit(record)):
+        raise Unreadable(f"example {record.example_id!r} of source {record.source} is of no use: {why}")
     return record
 
 
@@ -101,6 +107,27 @@ def record_or_none(offset: int, value: bytes | None) -> Record | None:
     except Unreadable as error:
         log.error("unreadable record of training-examples", offset=offset, reason=str(error))
         return None
+
+
+def _unfit(example: Example) -> str | None:
+    """What of this example is not as the features agent of this code writes it; None if nothing is."""
+    user, rows, hour = example.user, example.rows, example.user.context.get("hour")
+    if not rows:
+        return "it has no rows"
+    if not 0 <= example.at < LAST:
+        return f"at={example.at} is not a time"
+    if len(user.numeric) != len(USER_NUMERIC):
+        return f"its user has {len(user.numeric)} numbers, not {len(USER_NUMERIC)}"
+    if not all(name in user.bags and len(user.bags[name]) <= length for name, length in BAGS.items()):
+        return f"its user's bags are not {BAGS}"
+    if hour is not None and not isinstance(hour, int | float):
+        return f"hour={hour!r} is no hour"
+    for row in rows:
+        if len(row.item.numeric) != len(ITEM_NUMERIC):
+            return f"item {row.item.item_id!r} has {len(row.item.numeric)} numbers, not {len(ITEM_NUMERIC)}"
+        if row.propensity is not None and not 0 < row.propensity <= 1:
+            return f"item {row.item.item_id!r} has propensity {row.propensity}"
+    return None
 
 
 def is_new(example: Example, last: dict[int, int]) -> bool:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 
 from feed import wire
 from feed.errors import BadModel, Unreadable
@@ -52,14 +53,14 @@ def wait_until(condition, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def records() -> list[bytes]:
-    """Examples in order, some of them twice, a command and unreadable bytes between them; the nth is at offset n."""
+    """Examples in order, some twice; a command, unreadable bytes and an example without rows between; the nth at offset n."""
     found = []
     for n in range(STEPS * STEP):
         found.append(wire.encode(example(n)))
         if n % 50 == 49:
             found.append(wire.encode(example(n - 20)))
         if n == STEPS // 4 * STEP + 5:
-            found += [b"{", wire.encode(RaiseRate(3.0, 10 * STEP, "drift"))]
+            found += [b"{", wire.encode(replace(example(n), rows=())), wire.encode(RaiseRate(3.0, 10 * STEP, "drift"))]
     return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from feed.examples import Example, Row
-from feed.features.frozen import ItemFeatures, UserFeatures
+from feed.features.frozen import BAGS, ItemFeatures, UserFeatures
 from feed.features.items import NUMERIC as ITEM_NUMERIC
 from feed.features.user import NUMERIC as USER_NUMERIC
 
@@ -49,7 +49,7 @@ def _user(user: int, dwell: float, draw: np.random.Generator) -> UserFeatures:
         "average_dwell_seconds": dwell + draw.normal(),
     }
     profile = {"platform": ("ios", "web")[user % 2], "country": COUNTRIES[user % 10]}
-    return UserFeatures(str(user), profile, {}, tuple(values.values()), {})
+    return UserFeatures(str(user), profile, {}, tuple(values.values()), dict.fromkeys(BAGS, ()))
 
 
 def _rows(arm: str, p: float, dwell: float, draw: np.random.Generator) -> tuple[Row, ...]:
