@@ -5,9 +5,12 @@ window closes and its example is complete. The clock is the partition's: its new
 
 * the impression again (same request): nothing; an engagement again (same event id): nothing
 * an engagement that names a request joins that request's window, one that names none the newest window that shows its item
-* an engagement before its impression (out of order) opens an *organic* window, which the impression takes over when it comes
-* an engagement after its window: too late; it changes features, as every event does, but no example
-* an engagement that no impression explains: an organic example, the first time that the user meets the item
+* an engagement before its impression (out of order) opens a window that waits, which the impression takes over when it comes;
+  if none comes as long as the window is open, it was too late
+* an engagement after its window: too late; it changes features, as every event does, but no example. How long ago that was does
+  not matter: of a request that is named and not known, nothing is made but with its impression
+* an engagement that names no request and that no impression explains: an *organic* example, the first time that the user meets
+  the item
 * an impression that comes late has its whole window, counted from the clock at its arrival
 
 Everything follows from the order of the events, not from how they are grouped; only an idle partition is closed from outside.
@@ -35,6 +38,8 @@ class Window(Struct):
 
     `until`: the partition's time at which it closes. `body`: the example as JSON, without labels, frozen when it was shown.
     `labels`: item id -> kind -> how often; `dwell`: item id -> milliseconds; `joined`: ids of the events that are in them.
+    `organic`: opened by an engagement. `waits`: which names a request of which nothing is known, so that only its impression,
+    taking this over, makes an example of it.
     """
 
     request: str
@@ -43,6 +48,7 @@ class Window(Struct):
     items: tuple[str, ...]
     body: Raw
     organic: bool = False
+    waits: bool = False
     labels: dict[str, dict[str, int]] = {}
     dwell: dict[str, int] = {}
     joined: list[str] = []
@@ -119,7 +125,7 @@ class Attribution:
             self._engage(pending, event, state, before)
         here = [window for window in pending.windows if not self._over(window)]
         if len(here) > WINDOWS:
-            self._close(pending, min(here, key=lambda window: window.until))
+            self._close(pending, min(here, key=lambda window: (not window.waits, window.until)))
 
     def close(self, everything: bool = False) -> list[Example]:
         """The examples of all windows that are over (or of all), in that order; entries without anything left are empty."""
@@ -151,10 +157,15 @@ class Attribution:
                 self._late += 1
         elif event.request_id is not None and self._known(pending, event.request_id):
             self._late += 1
+        elif event.request_id is not None:
+            rows = [Row(self._items[event.item_id])]
+            window = self._open(pending, event, state, event.request_id, rows, before, organic=True)
+            window.waits = True
+            window.join(event)
         elif event.item_id not in consumed(state):
             drawn = self._items.draw(NEGATIVES, crc32(event.event_id.encode()), {event.item_id, *consumed(state)})
             rows = [Row(item) for item in (self._items[event.item_id], *drawn)]
-            self._open(pending, event, state, event.request_id or event.event_id, rows, before, organic=True).join(event)
+            self._open(pending, event, state, event.event_id, rows, before, organic=True).join(event)
 
     def _window_of(self, pending: Pending, event: Engaged) -> Window | None:
         """The open window whose item this is; organic ones only by the item that opened them."""
@@ -195,6 +206,9 @@ class Attribution:
 
     def _close(self, pending: Pending, window: Window) -> None:
         pending.windows.remove(window)
+        if window.waits:
+            self._late += len(window.joined)
+            return
         if not window.organic:
             pending.closed.append((window.request, window.until + self._seconds))
         example = msgspec.json.decode(window.body, type=Example)

@@ -164,6 +164,44 @@ def test_an_engagement_that_nothing_explains_is_an_organic_example_beside_drawn_
     assert example.user.numeric[0] == 0.0  # frozen before the engagement
 
 
+def test_an_engagement_with_a_request_whose_impression_never_comes_is_too_late_and_no_organic_example():
+    partition = Partition()
+    partition.batch(act(Click, 5, request="unknown"), act(Like, 5, 2.0, request="unknown"))
+    partition.wait()
+    assert mine(partition.examples) == []
+    assert partition.marks.late == 2
+
+
+def test_however_long_ago_its_window_has_closed_an_engagement_that_names_it_makes_no_example():
+    partition = Partition()
+    partition.batch(impression(items=(1, 2, 3)))
+    for _ in range(4):  # by then nothing is known of the request any more
+        partition.wait()
+    assert "1" not in partition.pending
+    partition.batch(act(Click, 1, 125 * MINUTE))
+    partition.wait()
+    assert [(e.organic, labels(e)) for e in mine(partition.examples)] == [(False, {})]
+    assert partition.marks.late == 1
+
+
+def test_an_impression_takes_over_what_came_before_it_also_for_an_item_that_the_user_knows_already():
+    partition = Partition()
+    partition.batch(act(Click, 2, -9000, request=None))
+    partition.wait()
+    partition.batch(act(Like, 2, 1.0))
+    partition.batch(impression())
+    partition.wait()
+    assert [labels(e) for e in mine(partition.examples) if not e.organic] == [{"2": {"like": 1}}]
+
+
+def test_windows_that_wait_for_an_impression_give_way_to_those_that_have_one():
+    partition = Partition()
+    partition.batch(impression(), *(act(Click, k, 1.0 + k, f"unknown{k}") for k in range(WINDOWS + 3)))
+    assert partition.marks.late == 4
+    partition.batch(act(Like, 1, 60.0))
+    assert [labels(e) for e in mine(partition.wait())] == [{"1": {"like": 1}}]
+
+
 def test_an_idle_partition_is_closed_from_outside_and_what_comes_then_is_late():
     partition = Partition()
     partition.batch(impression(), act(Click, 1))
@@ -218,6 +256,8 @@ def test_examples_do_not_depend_on_where_batches_end(seed, n, size):
     shown = {(e.user_id, e.request_id) for e in events if isinstance(e, Impression)}
     first = {(e.user.user_id, e.example_id) for e in single.examples if not e.organic}
     assert first <= shown
+    unnamed = {e.event_id for e in events if e.request_id is None}
+    assert {e.example_id for e in single.examples if e.organic} <= unnamed
 
 
 @pytest.mark.parametrize("seed", range(5))
