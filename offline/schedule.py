@@ -3,8 +3,8 @@
     daily at 2 AM            rank everybody (offline/rank.py), then look at the served feeds (offline/monitor.py)
     degraded, or an alert    re-train: offline/export.py of the newest days, then offline/bootstrap.py: one more challenger
 
-How far `alerts` has been acted on stands in schedule.json beside the registry; it is written when a re-train has ended, so that
-a restart forgets none that was asked for.
+How far `alerts` has been acted on stands in schedule.json beside the registry; it is written when a re-train has succeeded, or
+has failed `TRIES` times, so that a restart forgets none that was asked for.
 
 `python offline/schedule.py`; `--now rank|monitor|retrain` runs one job and ends.
 """
@@ -45,6 +45,7 @@ JOBS: tuple[Job, ...] = ("rank", "monitor", "retrain")
 HOUR = 2  # of the machine's local time
 LATE_SECONDS = 3600  # a nightly run that was missed by no more than this is made up for
 COOLING = 600.0  # seconds of the wall clock between the end of a re-train and the next
+TRIES = 3  # of one re-train that fails, `COOLING` apart
 DAYS = 14.0  # of event time that a re-train learns from
 NICE = 10
 ALERTS_SECONDS = 15.0  # between two looks at the alerts
@@ -60,6 +61,7 @@ class Agenda:
     def __init__(self) -> None:
         self._wanted: dict[Job, str] = {}
         self._rested_from = float("-inf")  # the end of the last re-train
+        self._failed = 0  # re-trains, one after the other
 
     def want(self, job: Job, why: str) -> None:
         """Ask for a job; one that is wanted already is not run twice."""
@@ -72,10 +74,17 @@ class Agenda:
                 return job, self._wanted.pop(job)
         return None
 
-    def done(self, job: Job, now: float) -> None:
-        """This job has ended, well or not."""
-        if job == "retrain":
-            self._rested_from = now
+    def done(self, job: Job, why: str, well: bool, now: float) -> bool:
+        """This job has ended, `well` or not; a re-train that failed is wanted again, `TRIES` times at most. False: given up."""
+        if job != "retrain":
+            return True
+        self._rested_from = now
+        self._failed = 0 if well else self._failed + 1
+        if 0 < self._failed < TRIES:
+            self.want(job, why)
+        given_up = self._failed == TRIES
+        self._failed %= TRIES
+        return not given_up
 
     @property
     def waiting(self) -> dict[Job, str]:
@@ -212,7 +221,9 @@ class Schedule:
         if (due := self._agenda.next(now)) is not None:
             job, why = due
             well = self._runner.run(job, why)
-            self._agenda.done(job, time.monotonic())
+            if not self._agenda.done(job, why, well, time.monotonic()):
+                remedy = "see its own lines above, then `python offline/schedule.py --now retrain`"
+                log.error("the re-train is given up", why=why, tries=TRIES, remedy=remedy)
             self._after(job, well)
             self._say_next()
         if "retrain" not in self._agenda.waiting:

@@ -1,5 +1,6 @@
 import json
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +15,20 @@ from feed.monitoring.alerts import Alert
 from feed.settings import Settings
 from feed.wire import Position
 from offline import schedule
-from offline.schedule import ALERTS_SECONDS, COOLING, DAYS, HOUR, Agenda, Followed, Runner, Schedule, asked, commands, degraded
+from offline.schedule import (
+    ALERTS_SECONDS,
+    COOLING,
+    DAYS,
+    HOUR,
+    TRIES,
+    Agenda,
+    Followed,
+    Runner,
+    Schedule,
+    asked,
+    commands,
+    degraded,
+)
 
 
 def alert(sequence: int, retrain: bool = True) -> Alert:
@@ -45,13 +59,45 @@ def test_a_retrain_waits_until_the_one_before_has_cooled_and_is_not_forgotten():
     agenda = Agenda()
     agenda.want("retrain", "first")
     assert agenda.next(0.0) == ("retrain", "first")
-    agenda.done("retrain", 100.0)
+    agenda.done("retrain", "first", True, 100.0)
     agenda.want("retrain", "second")
     agenda.want("rank", "2 AM")
     assert agenda.next(100.0) == ("rank", "2 AM")
     assert agenda.next(100.0 + COOLING - 1) is None
     assert agenda.waiting == {"retrain": "second"}
     assert agenda.next(100.0 + COOLING) == ("retrain", "second")
+
+
+def test_a_retrain_that_fails_is_tried_again_after_cooling_a_few_times_and_then_given_up():
+    agenda, now = Agenda(), 0.0
+    agenda.want("retrain", "an alert")
+    for attempt in range(1, TRIES + 1):
+        assert agenda.next(now) == ("retrain", "an alert")
+        assert agenda.done("retrain", "an alert", False, now) == (attempt < TRIES)
+        assert agenda.next(now + COOLING - 1) is None
+        now += COOLING
+    assert agenda.next(now) is None
+    agenda.want("retrain", "another alert")  # it has all its tries
+    assert agenda.next(now) == ("retrain", "another alert")
+    assert agenda.done("retrain", "another alert", False, now)
+    assert agenda.next(now + COOLING) == ("retrain", "another alert")
+    assert agenda.done("retrain", "another alert", True, now + COOLING)
+    assert agenda.waiting == {}
+
+
+def test_an_alert_counts_as_acted_on_only_when_its_retrain_has_succeeded_or_is_given_up(tmp_path: Path, monkeypatch):
+    status = iter([1, 0])
+    monkeypatch.setattr(schedule, "commands", lambda job, aside: [[sys.executable, "-c", f"raise SystemExit({next(status)})"]])
+    monkeypatch.setattr(schedule, "COOLING", 0.0)
+    with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as server:
+        topic_id = kafka.ensure_topics(server.address, 1)[wire.ALERTS.name]
+        with kafka.Sender(server.address) as sender:
+            sender.send(wire.ALERTS, "clicks", alert(1))
+        one = Schedule(Settings(kafka=server.address, registry=tmp_path / "registry"), topic_id)
+        one.step(0.0)
+        assert not (tmp_path / schedule.SAVED).exists()
+        one.step(time.monotonic() + 1)
+    assert Followed(tmp_path / schedule.SAVED, topic_id).offset == 1
 
 
 def test_a_retrain_is_an_export_of_the_newest_days_and_a_bootstrap_on_it(tmp_path: Path):
