@@ -1,18 +1,18 @@
-"""What is known of one user: the items met and those liked, in order, each once."""
+"""What is known of one user: the items seen, those met and those liked, in order, each once."""
 
 from collections.abc import Iterable
 
-LIKED = 50  # latest items kept
-MET = 1000
+LIKED, MET, SEEN = 50, 50, 1000  # latest items kept
 
 
 class History:
-    """Two orders of item codes: `met`, by the latest engagement of any kind, and `liked`, by the latest positive."""
+    """Item codes by the latest event: `seen` of any kind, `met` in an engagement, `liked` in a positive."""
 
     def __init__(self) -> None:
         self.positives = 0
         self._liked: dict[int, None] = {}
         self._met: dict[int, None] = {}
+        self._seen: dict[int, None] = {}
 
     def like(self, item: int) -> None:
         """A positive."""
@@ -23,9 +23,13 @@ class History:
         """An engagement of any kind."""
         _to_end(self._met, item, MET)
 
-    def has_met(self, item: int) -> bool:
-        """Whether the item is among the latest met."""
-        return item in self._met
+    def see(self, item: int) -> None:
+        """An event of any kind, an impression too."""
+        _to_end(self._seen, item, SEEN)
+
+    def seen(self) -> list[int]:
+        """The latest first."""
+        return _latest(self._seen, SEEN)
 
     def liked(self, most: int = LIKED) -> list[int]:
         """The latest first."""

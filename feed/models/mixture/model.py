@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -40,12 +40,14 @@ START = {"count_1d": 0.3, "two_tower": 1.0}
 class Rows(Protocol):
     """A log in the order of time: codes of users and items, int (n,), and when, float64 (n,) seconds since 1970.
 
-    `positive` bool (n,); `first` bool (n,), those that are to be ranked: positives of an item that the user had not met.
+    `shown` bool (n,): an impression, not an engagement; `positive` bool (n,): what makes an event positive; `first` bool (n,):
+    here an event begins that is to be ranked, because it is positive and the user had not seen the item.
     """
 
     user: np.ndarray
     item: np.ndarray
     at: np.ndarray
+    shown: np.ndarray
     positive: np.ndarray
     first: np.ndarray
 
@@ -53,7 +55,7 @@ class Rows(Protocol):
 class Catalogue(Protocol):
     """What is known beforehand: codes from 0, each (n_items,) or None where the log has none, and tags by item.
 
-    `created` float64 (n_items,) seconds since 1970, -inf where unknown; `profile` int (n_users, f).
+    `created` float64 (n_items,) seconds since 1970, -inf where unknown; `user_features` int (n_users, f).
     """
 
     n_items: int
@@ -61,7 +63,17 @@ class Catalogue(Protocol):
     category: np.ndarray | None
     creator: np.ndarray | None
     tags: Sequence[Sequence[int]]
-    profile: np.ndarray
+    user_features: np.ndarray
+
+
+class _Target(NamedTuple):
+    """A positive on `item` by a person, of the items in `possible` (n,), by columns (c, n) and counts (n,) of the moment."""
+
+    person: Person
+    item: int
+    columns: np.ndarray
+    possible: np.ndarray
+    counts: np.ndarray
 
 
 class Mixture:
@@ -69,20 +81,20 @@ class Mixture:
 
     _asked: tuple[int, float, np.ndarray] | None  # the columns last asked for, until something is observed
 
-    def __init__(self, covisitation: bool = True, two_tower: bool = True, seed: int = 0) -> None:
+    def __init__(self, prior: bool = True, covisitation: bool = True, two_tower: bool = True, seed: int = 0) -> None:
         self._liked_relations = LIKED_RELATIONS if covisitation else {}
         self._met_relations = MET_RELATIONS if covisitation else {}
-        self._two_tower, self._seed = two_tower, seed
+        self._with_prior, self._with_towers, self._seed = prior, two_tower, seed
 
     def fit(self, rows: Rows, catalogue: Catalogue) -> None:
         """Start from nothing and learn the rows, in order."""
         self._open(catalogue)
         chunks: list[Chunk] = []
         for k in range(len(rows.user)):
-            if rows.first[k] and (chunk := self._learn_weights(k, rows)) is not None:
+            if rows.first[k] and (chunk := self._learn_weights(self._target(k, rows))) is not None:
                 chunks.append(chunk)
             self.observe(k, rows)
-        if self._two_tower:
+        if self._with_towers:
             self.residual.fit(chunks[-KEPT // chunks[0].offset.size :] if chunks else [])
         self._asked = None
 
@@ -95,11 +107,14 @@ class Mixture:
         """Row k has happened: it changes the user's history and the items' counts."""
         user, item, at = int(rows.user[k]), int(rows.item[k]), float(rows.at[k])
         history = self._histories.setdefault(user, History())
-        if not history.has_met(item):
-            for table in self._met_tables.values():
-                table.add(history.met(table.relation.window), item)
-            self.meetings[item] += 1
-        history.meet(item)
+        history.see(item)
+        if not rows.shown[k]:
+            met = history.met()
+            if item not in met:
+                for table in self._met_tables.values():
+                    table.add(met, item)
+                self.meetings[item] += 1
+            history.meet(item)
         if rows.positive[k]:
             liked = [j for j in history.liked() if j != item]
             for table in self._liked_tables.values():
@@ -109,25 +124,32 @@ class Mixture:
             history.like(item)
         self._asked = None
 
+    def freeze(self, k: int, rows: Rows) -> None:
+        """Row k begins an event that `learn` will get later, when it has become positive: it is learned as of now."""
+        self._frozen[k] = self._target(k, rows)
+
     def learn(self, k: int, rows: Rows) -> None:
-        """Row k, a positive on an item that the user had not met, is learned from; before it is observed."""
-        chunk = self._learn_weights(k, rows)
+        """The event that begins with row k is learned from: as it was frozen, or else as of now, before it is observed."""
+        chunk = self._learn_weights(self._frozen.pop(k) if k in self._frozen else self._target(k, rows))
         if chunk is not None:
             self.residual.learn(chunk)
             self._asked = None
 
-    def _learn_weights(self, k: int, rows: Rows) -> Chunk | None:
+    def _target(self, k: int, rows: Rows) -> _Target:
         user, item, at = int(rows.user[k]), int(rows.item[k]), float(rows.at[k])
         history = self._history(user)
         possible = self._created <= at
-        possible[history.met()] = False
-        columns = self._columns(user, at)
+        possible[history.seen()] = False
+        return _Target(self._person(user), item, self._columns(user, at), possible, self.positives.copy())
+
+    def _learn_weights(self, target: _Target) -> Chunk | None:
+        """One step of the weights; what the two-tower will learn, when there is enough of it."""
+        person, item, columns, possible, counts = target
         chunk = None
-        if self._two_tower:
-            others = self.weights.of(history.positives)[:-1] @ columns[:-1]
-            person = Person(user, history.liked(), history.positives)
-            chunk = self._builder.add(person, item, others, possible, self.positives)
-        self.weights.step(history.positives, columns, item, possible, self._rng)
+        if self._with_towers:
+            others = self.weights.of(person.positives)[:-1] @ columns[:-1]  # the two-tower's column is the last
+            chunk = self._builder.add(person, item, others, possible, counts)
+        self.weights.step(person.positives, columns, item, possible, self._rng)
         return chunk
 
     def _open(self, catalogue: Catalogue) -> None:
@@ -135,16 +157,22 @@ class Mixture:
         self._created = catalogue.created
         self._rng = np.random.default_rng(self._seed)
         self._histories: dict[int, History] = {}
+        self._frozen: dict[int, _Target] = {}
         self.prior = Prior(n)
         self.positives, self.meetings = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self._liked_tables = {name: CoVisitation(relation, n) for name, relation in self._liked_relations.items()}
         self._met_tables = {name: CoVisitation(relation, n) for name, relation in self._met_relations.items()}
         tables = [*self._liked_tables, *self._met_tables]
-        names = [*prior.NAMES, *tables, *(f"{name}_linear" for name in tables), "two_tower"]
+        names = [*(prior.NAMES if self._with_prior else ()), *tables, *(f"{name}_linear" for name in tables)]
+        names += ["two_tower"] if self._with_towers else []
         self.weights = Weights(names, START)
         self.residual = Residual(_attributes(catalogue), self._seed)
         self._builder = Builder(n, self._rng)
         self._asked = None
+
+    def _person(self, user: int) -> Person:
+        history = self._history(user)
+        return Person(user, history.liked(), history.positives)
 
     def _history(self, user: int) -> History:
         return self._histories.get(user) or History()
@@ -153,20 +181,15 @@ class Mixture:
         """float32 (columns, n_items), each centred."""
         if self._asked is not None and self._asked[:2] == (user, at):
             return self._asked[2]
-        history = self._history(user)
-        together = [table.column(history.liked(table.relation.window), self.positives) for table in self._liked_tables.values()]
-        together += [table.column(history.met(table.relation.window), self.meetings) for table in self._met_tables.values()]
-        x = np.array(together, np.float32).reshape(len(together), len(self._created))
-        person = Person(user, history.liked(), history.positives)
-        columns = np.concatenate(
-            [
-                self.prior.columns(at),
-                prior.age(self._created, at)[None],
-                np.log(x + FLOOR),
-                SCALE * x,
-                self.residual.column(person, self.positives)[None],
-            ]
-        )
+        history, n = self._history(user), len(self._created)
+        parts = [self.prior.columns(at), prior.age(self._created, at)[None]] if self._with_prior else []
+        together = [table.column(history.liked(), self.positives) for table in self._liked_tables.values()]
+        together += [table.column(history.met(), self.meetings) for table in self._met_tables.values()]
+        x = np.array(together, np.float32).reshape(len(together), n)
+        parts += [np.log(x + FLOOR), SCALE * x]
+        if self._with_towers:
+            parts.append(self.residual.column(self._person(user), self.positives)[None])
+        columns = np.concatenate(parts)
         columns -= columns.mean(axis=1, keepdims=True)
         self._asked = user, at, columns
         return columns
@@ -178,4 +201,4 @@ def _attributes(catalogue: Catalogue) -> Attributes:
     for item, own in enumerate(catalogue.tags):
         tags[item, list(own)] = 1.0 / max(len(own), 1)
     codes = np.array(content, np.int64).reshape(len(content), catalogue.n_items).T
-    return Attributes(np.asarray(catalogue.profile, np.int64), codes, tags)
+    return Attributes(np.asarray(catalogue.user_features, np.int64), codes, tags)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feed.models.mixture.chunks import Chunk
+from feed.models.mixture.softmax import softmax_loss
 
 VECTOR, HIDDEN, SMALL = 128, 128, 8
 DROPOUT = 0.3
@@ -77,8 +78,8 @@ class Towers(nn.Module):
             alike = list(group)
             u = self.users(*(_stack(alike, name) for name in ("users", "history", "weights", "positives")))
             candidates = torch.from_numpy(alike[0].candidates)
-            logits = u @ self.items(candidates).T + self.bias[candidates] + _stack(alike, "offset")
-            total = total + F.cross_entropy(logits, _stack(alike, "target"), reduction="sum")
+            v, bias = self.items(candidates), self.bias[candidates]
+            total = total + softmax_loss(u, v, bias, _stack(alike, "offset"), _stack(alike, "target"))
             count += len(u)
         return total / count
 
