@@ -1,0 +1,60 @@
+import numpy as np
+
+from feed.models.mixture.weights import Weights
+
+
+def _loss(weights, positives, z, item):
+    logits = weights.of(positives) @ z
+    return np.log(np.exp(logits).sum()) - logits[item]
+
+
+def test_a_step_follows_the_gradient_of_the_softmax_loss():
+    rng = np.random.default_rng(3)
+    z, item = rng.normal(size=(3, 6)).astype(np.float32), 2
+    weights = Weights(["a", "b", "c"], {"a": 0.3})
+    numeric = []
+    for c in range(3):
+        up, down = (Weights(["a", "b", "c"], {"a": 0.3}) for _ in range(2))
+        up.values[1, c] += 1e-2
+        down.values[1, c] -= 1e-2
+        numeric.append((_loss(up, 5, z, item) - _loss(down, 5, z, item)) / 2e-2)
+    before = weights.values.copy()
+    weights.step(5, z, item, np.ones(6, bool), rng)
+    g = np.array(numeric)
+    np.testing.assert_allclose(before[1] - weights.values[1], 0.2 * g / np.sqrt(1 + g**2), rtol=1e-2, atol=1e-4)
+    np.testing.assert_array_equal(weights.values[[0, 2]], before[[0, 2]])
+
+
+def test_the_column_that_tells_what_is_taken_outweighs_noise():
+    rng = np.random.default_rng(4)
+    weights = Weights(["noise", "signal"], {})
+    for _ in range(300):
+        z = rng.normal(size=(2, 50))
+        weights.step(20, z, int(z[1].argmax()), np.ones(50, bool), rng)
+    noise, signal = weights.of(20)
+    assert signal > 2
+    assert abs(noise) < 0.5
+
+
+def test_a_sampled_step_moves_like_a_full_one(monkeypatch):
+    rng = np.random.default_rng(5)
+    z = rng.normal(size=(2, 3000))
+    full, sampled = Weights(["a", "b"], {"a": 0.5}), Weights(["a", "b"], {"a": 0.5})
+    for _ in range(30):
+        item = int(rng.integers(3000))
+        full.step(0, z, item, np.ones(3000, bool), rng)
+        monkeypatch.setattr("feed.models.mixture.weights.SAMPLED", 500)
+        sampled.step(0, z, item, np.ones(3000, bool), rng)
+        monkeypatch.setattr("feed.models.mixture.weights.SAMPLED", 4096)
+    np.testing.assert_allclose(sampled.of(0), full.of(0), atol=0.05)
+
+
+def test_arrays_bring_back_weights_that_learn_on_alike():
+    rng = np.random.default_rng(6)
+    weights = Weights(["a", "b"], {})
+    z = rng.normal(size=(2, 5))
+    weights.step(0, z, 1, np.ones(5, bool), rng)
+    back = Weights.from_arrays(["a", "b"], weights.to_arrays())
+    for learner in (weights, back):
+        learner.step(0, z, 3, np.ones(5, bool), rng)
+    np.testing.assert_array_equal(back.values, weights.values)
