@@ -11,6 +11,8 @@ from feed.features.user import CATEGORIES
 from feed.models.snapshot import Snapshot
 from feed.ranking.index import Index
 
+FRESH_SECONDS = 2 * 86_400.0
+
 
 def two_tower(snapshot: Snapshot, index: Index, rows: np.ndarray, states: Sequence[UserState], now: float) -> np.ndarray:
     """The model's logits <u, v>, float32 (users, n): one matrix product for all users. Raises `BadModel`."""
@@ -24,6 +26,16 @@ def two_tower(snapshot: Snapshot, index: Index, rows: np.ndarray, states: Sequen
 def popularity(index: Index, rows: np.ndarray) -> np.ndarray:
     """Clicks, likes, shares and comments, decayed with a half-life of one day. (n,)."""
     return np.asarray(index.popularity[rows])
+
+
+def freshness(index: Index, rows: np.ndarray, now: float) -> np.ndarray:
+    """2^(-age / 2 days) of each item beside the newest one there is at `now`; undated ones are as old as the oldest. (n,)."""
+    created = index.created[rows]
+    there = np.isfinite(created) & (created <= now)
+    if not there.any():
+        return np.ones(len(rows))
+    created = np.where(np.isfinite(created), created, created[there].min())
+    return np.asarray(np.exp2(-np.maximum(created[there].max() - created, 0.0) / FRESH_SECONDS))
 
 
 def liking(index: Index, states: Sequence[UserState], now: float) -> np.ndarray:

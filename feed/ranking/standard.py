@@ -21,7 +21,8 @@ USERS_AT_ONCE = 256  # bounds memory: 256 x 5,000 float32 scores are 5 MB
 
 @dataclass(frozen=True)
 class Candidates:
-    """n candidates of some users: `rows` of the index, `popularity` and `category` (n,), `eligible` and `logits` (users, n).
+    """n candidates of some users: `rows` of the index, `popularity`, `freshness` and `category` (n,), `eligible` and `logits`
+    (users, n).
 
     `liking` (users, category codes): by category, because only a feed that is explored spreads it over the candidates.
     `ranked` int64 (users, at most feed size): the model's best, as columns, best first, padded with -1.
@@ -31,6 +32,7 @@ class Candidates:
     eligible: np.ndarray
     logits: np.ndarray
     popularity: np.ndarray
+    freshness: np.ndarray
     category: np.ndarray
     liking: np.ndarray
     ranked: np.ndarray
@@ -45,10 +47,9 @@ def candidates(snapshot: Snapshot, index: Index, states: Sequence[UserState], no
         & filters.not_consumed(index, rows, states)
     )  # fmt: skip
     logits = scorers.two_tower(snapshot, index, rows, states, now)
-    popularity = scorers.popularity(index, rows)
-    liking = scorers.liking(index, states, now)
     return Candidates(
-        rows, eligible, logits, popularity, index.category[rows], liking, selection.best(logits, eligible, size)
+        rows, eligible, logits, scorers.popularity(index, rows), scorers.freshness(index, rows, now), index.category[rows],
+        scorers.liking(index, states, now), selection.best(logits, eligible, size),
     )  # fmt: skip
 
 
@@ -60,8 +61,17 @@ def places(user: int, of: Candidates, arm: str, policy: Policy, draw: np.random.
     if arm == RANDOM:
         return selection.drawn(eligible, policy.feed_size, draw)
     ranked = of.ranked[user]
-    proposals = (np.sqrt(of.popularity), of.liking[user, of.category])
-    return selection.learned(ranked[ranked >= 0], eligible, proposals, policy.explore_every, draw)
+    return selection.learned(ranked[ranked >= 0], eligible, proposals(user, of), policy.explore_every, draw)
+
+
+def proposals(user: int, of: Candidates) -> tuple[np.ndarray, np.ndarray]:
+    """What may be tried beside uniform draws, (n,) each: new items of the user's categories, and the popular ones of them.
+
+    Decision 7 says why these, and how much sooner a trial ends by them.
+    """
+    liking = of.liking[user]
+    new = of.freshness * (liking[of.category] if liking.any() else 1.0)
+    return new, new * np.sqrt(of.popularity)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from feed.errors import BadModel
 from feed.events import Hide, utc
 from feed.features import consumed, new_user, update_user
 from feed.ranking.arms import Policy, arm_of
-from feed.ranking.standard import Ranker
+from feed.ranking.index import Index
+from feed.ranking.standard import Ranker, candidates, proposals
 from tests.small import DAY, NOW, click, item, snapshot, world
 
 EVEN = Policy(feed_size=20, popular_share=1 / 3, random_share=1 / 3)  # all arms among few users
@@ -91,7 +92,7 @@ def test_every_arm_gives_what_it_promises():
             drawn = {i.item_id for i in feed.items if i.source == "explore"}
             assert chosen == [state.items.ids[row] for row in rows if state.items.ids[row] not in drawn][:18]
             assert {i.propensity for i in feed.items if i.source == "model"} == {1.0}
-            # uniform is one of three proposals
+            # uniform is one of three shares
             assert all(0.99 / 117 / 3 < i.propensity < 1 for i in feed.items if i.source == "explore")
         else:
             assert set(sources) == {feed.arm}
@@ -105,6 +106,43 @@ def test_every_arm_gives_what_it_promises():
         if feed.arm == "random":
             assert {i.propensity for i in feed.items} == {1 / 117}
     assert arms == {"learned", "popular", "random"}
+
+
+def proposed(state, user):
+    """The two proposals, normalised, of this user's state."""
+    model = snapshot(state)
+    of = candidates(model, Index.of(model, state.items, NOW), [user], NOW, 10)
+    return [p / max(p.sum(), 1e-9) for p in proposals(0, of)], of
+
+
+def test_what_is_tried_is_new_and_of_the_users_categories_and_popular_or_not():
+    state = world(users=20, items=0, clicks=0)
+    for k in range(20):
+        state.items.upsert(item(k, created=NOW - (1 + k // 5) * DAY))  # category k % 5
+    for user in range(1, 17):
+        state.apply(click(user, 6))
+    (new, popular), of = proposed(state, state.apply(click(0, 1)) or state.user("0"))
+    assert set(np.flatnonzero(new)) == {1, 6, 11, 16}
+    np.testing.assert_allclose(new[[6, 11, 16]] / new[1], [2**-0.5, 0.5, 2**-1.5])
+    np.testing.assert_allclose(popular[6] / popular[1], 2**-0.5 * np.sqrt(of.popularity[6] / of.popularity[1]))
+    assert popular[6] > popular[1] > popular[11] == 0
+
+
+def test_to_a_user_who_has_taken_nothing_new_ones_of_every_category_are_tried():
+    (new, _), _ = proposed(world(), new_user("somebody"))
+    np.testing.assert_allclose(new, 1 / 120)  # all as old
+
+
+def test_items_without_a_date_count_as_old_and_without_any_date_age_is_nothing():
+    state = world(users=1, items=0, clicks=0)
+    for k in range(3):
+        state.items.upsert(Item(item_id=k, category="c"))
+    (new, _), _ = proposed(state, new_user("somebody"))
+    np.testing.assert_allclose(new, 1 / 3)
+    state.items.upsert(item(3, created=NOW - 4 * DAY))
+    state.items.upsert(item(4, created=NOW - 2 * DAY))
+    (new, _), _ = proposed(state, new_user("somebody"))
+    np.testing.assert_allclose(new, np.array([1, 1, 1, 1, 2]) / 6)
 
 
 def test_scores_are_the_models_in_every_arm():
