@@ -7,6 +7,10 @@ All that it knows beside the log is in the registry's ledger, so one that is kil
 the trial that has no verdict and computes it again from the log, from `from_offset` on, with the catalogue of the examples
 before. Chunks are cut at multiples of 64 offsets, whenever they arrive, so a trial's figures are a function of the log.
 
+What chance showed does not depend on who served. A version that was promoted by hand is therefore watched from some way back
+in the log on, for which the gatekeeper begins again there; one that won a trial only from then on, since what it was chosen by
+would speak for it.
+
 `python offline/gatekeeper.py [--once]`
 """
 
@@ -33,6 +37,7 @@ from offline.contenders import CHUNK, Contenders, Running, headline, names, prog
 log = structlog.get_logger()
 
 SETTLING = 1000  # records after an alert that a challenger must have learned from
+BACK = 10_000  # records before a promotion by hand that its watch begins with, none of them before an alert
 LOOK_SECONDS = 1.0  # between two looks at the registry
 RETRY_SECONDS = 5.0
 
@@ -53,7 +58,8 @@ class Gatekeeper:
         self._trial: Running | None = None
         self._watch: Running | None = None
         self._looked: tuple[object, ...] = ()
-        self._settled = 0  # the offset from which on the learner knows the world as it is now
+        self._changed = 0  # the offset of the last alert: before, the world was another
+        self.behind = False  # a watch begins before what was read: a new gatekeeper must read that again
         self._resume()
         running: tuple[Running | None, ...] = (self._trial, self._watch)
         waiting = [int(one.opened["from_offset"]) for one in running if one]
@@ -77,7 +83,7 @@ class Gatekeeper:
 
     def _world_has_changed(self, alarm: RaiseRate) -> None:
         """The monitor's command to the learner says so: what was learned before is not what should be tried now."""
-        self._settled = self._read + SETTLING
+        self._changed = self._read
         if self._trial and self._read > self._trial.opened["from_offset"]:
             self._end_trial(self._trial, give_up(self._trial.comparison, f"the world has changed: {alarm.why}"))
 
@@ -85,7 +91,7 @@ class Gatekeeper:
         """Follow the registry: end what became void, open what can be opened, tell the learner. Raises as `see`."""
         self._end_void()
         champion = self._registry.champion()
-        if champion is None:
+        if champion is None or self.behind:
             return
         known = self._read >= self._known_from  # the catalogue is whole, as it will be for whoever computes the trial again
         looked = (champion.generation, self._registry.versions(), self._trial is None, self._watch is None, known)
@@ -115,8 +121,11 @@ class Gatekeeper:
                 self._end_trial(self._trial, verdict)
             else:
                 progress(self._trial)
-        if self._watch and (verdict := judge_return(self._watch.comparison, self._limit)):
-            self._end_watch(self._watch, verdict)
+        if self._watch:
+            if verdict := judge_return(self._watch.comparison, self._limit):
+                self._end_watch(self._watch, verdict)
+            else:
+                progress(self._watch)
 
     def _resume(self) -> None:
         """Take up what the ledger says is open."""
@@ -137,16 +146,18 @@ class Gatekeeper:
         # else it was promoted; the registry writes the line before its next one
 
     def _open_watch(self, champion: Champion) -> None:
-        previous = self._registry.previous()
-        opened, _ = history.watch_of(self._registry.ledger(), champion.generation)
+        previous, lines = self._registry.previous(), self._registry.ledger()
+        opened, _ = history.watch_of(lines, champion.generation)
         if previous is None or opened is not None:
             return
+        won = history.won_a_trial(lines, champion.generation)
+        since = self._read if won else max(self._read - BACK, self._changed, self.start)
         line = {
             "generation": champion.generation,
             "champion": champion.version,
             "challenger": previous,
             "alpha": ALPHA,
-            **self._contenders.evidence_from((champion.version, previous), self._read),
+            **self._contenders.evidence_from((champion.version, previous), since),
         }
         self._registry.note(history.WATCH, **line)
         self._watch = self._contenders.running(line)
@@ -155,13 +166,13 @@ class Gatekeeper:
                 history.STANDS, generation=champion.generation, champion=champion.version, why="one of the two cannot be read"
             )
         else:
-            log.info(f"{self._watch.name}: it returns by itself if it does better", **line)
+            self.behind = int(line["from_offset"]) < self._done
+            log.info(f"{self._watch.name}: it returns by itself if it does better", read=self._read, **line)
 
     def _open_trial(self, champion: Champion) -> None:
         lines = self._registry.ledger()
-        challenger = self._contenders.next(
-            champion.version, self._registry.previous(), history.tried(lines), self._settled
-        )  # fmt: skip
+        settled = self._changed + SETTLING if self._changed else 0
+        challenger = self._contenders.next(champion.version, self._registry.previous(), history.tried(lines), settled)
         if challenger is None:
             return
         about: dict[str, Any] = {"champion": champion.version, "challenger": challenger}
@@ -235,13 +246,18 @@ class Gatekeeper:
 
 
 def follow(gatekeeper: Gatekeeper, records: Iterable[kafka.Record | None], alive: Callable[[], None], once: bool) -> None:
-    """Feed it the records as they come, with a look at the registry each second; `once`: until nothing more comes."""
+    """Feed it the records as they come, with a look at the registry each second, until it is behind what it needs.
+
+    `once`: until nothing more comes.
+    """
     looked = 0.0
     for record in records:
         if time.monotonic() - looked > LOOK_SECONDS or record is None:
             gatekeeper.look()
             alive()
             looked = time.monotonic()
+        if gatekeeper.behind:
+            return
         if record is not None:
             gatekeeper.see(record)
         elif once:
@@ -267,7 +283,8 @@ def main(once: Annotated[bool, typer.Option("--once", help="stop when the log is
                 gatekeeper = Gatekeeper(registry, topic_id, configuration.trial_requests, send)
                 records = kafka.follow_topic(configuration.kafka, wire.TRAINING_EXAMPLES, gatekeeper.start)
                 follow(gatekeeper, records, heartbeat.touch, once)
-                return
+                if once and not gatekeeper.behind:
+                    return
             except (FeedError, OSError, KafkaError) as error:
                 if once:
                     raise

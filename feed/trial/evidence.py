@@ -2,6 +2,11 @@
 
 What the champion chose to show does not: clicks on it are evidence of its own choice, and two equal models judged by them come
 out far apart. Within its request, a row shown by chance weighs one over its propensity, clipped.
+
+The clip is high, so that weights within a request are nearly equal: unclipped they would turn what was drawn where people click
+(`feed.ranking.standard.proposals`) back into a uniform draw, in which one row in thirty is clicked, and leave a few rows to
+decide. Neither model has a say in what is drawn, so any fixed clip compares both on the same items: the smaller it is, the more
+they are compared on what nobody would be shown. With one drawn place among the ten that are seen it makes no difference.
 """
 
 from dataclasses import dataclass
@@ -11,7 +16,7 @@ import numpy as np
 from feed.examples import Example, Row
 
 BY_CHANCE = ("random", "explore")
-CLIP = 1e-4  # the smallest propensity: no row weighs more than 10,000
+CLIP = 0.02  # no row weighs more than 50; of rows drawn in the simulated world 1 in 1,000 weighs less than 5
 
 
 @dataclass(frozen=True)

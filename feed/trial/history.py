@@ -34,6 +34,12 @@ def promotions(lines: Sequence[Line]) -> list[int]:
     return [line["evidence"]["number"] for line in lines if line["event"] == PROMOTED and "number" in line.get("evidence", {})]
 
 
+def won_a_trial(lines: Sequence[Line], generation: int) -> bool:
+    """Whether a trial made this generation's champion; else somebody promoted it by hand."""
+    made = next((line for line in lines if line["event"] == PROMOTED and line["generation"] == generation), None)
+    return made is not None and "number" in (made.get("evidence") or {})
+
+
 def tried(lines: Sequence[Line]) -> set[str]:
     """The challengers that have been on trial, or refused without one."""
     return {line["challenger"] for line in lines if line["event"] in (TRIAL, REFUSED)}

@@ -31,11 +31,14 @@ def judge(c: Comparison, limit: int) -> Verdict | None:
     """The verdict of a trial: None as long as nothing is shown and fewer than `limit` requests had evidence.
 
     Better by the test, ranking and guardrails -> promote. Worse by the test, not finite, the same ranking, a guardrail hurt ->
-    refuse. Nothing shown by `limit` -> give up.
+    refuse. Nothing shown by `limit`, or nothing to be expected by then -> give up: a newer challenger gets the seat.
     """
     match c.outcome:
+        case None if c.evidence >= limit:
+            return _verdict(GIVE_UP, f"nothing shown after {limit} requests with evidence", c)
         case None:
-            return _verdict(GIVE_UP, f"nothing shown after {limit} requests with evidence", c) if c.evidence >= limit else None
+            hopeless = f"{limit} requests with evidence would hardly show anything: {_by(c)}"
+            return _verdict(GIVE_UP, hopeless, c) if c.out_of_reach(limit) else None
         case Outcome.CHALLENGER:
             wrong = _no_better_ranking(c) or _guardrail(c)
             return _verdict(REFUSE, wrong, c) if wrong else _verdict(PROMOTE, f"better by the test: {_by(c)}", c)

@@ -178,6 +178,46 @@ def test_a_bad_champion_forced_in_by_hand_is_rolled_back_and_the_learner_told(re
     assert sent == [Restart(good, f"{bad} was rolled back to {good}")]
 
 
+def watched(registry, log, forced_at, sent=None):
+    """The ledger's watch of a bad version that is promoted by hand when this much of the log is read, and the gatekeepers."""
+    registry.promote(publish(registry, TRUTH))
+    keepers = [gatekeeper(registry, sent)]
+    run(keepers[0], log[:forced_at])
+    registry.promote(publish(registry, OTHER, challenger=False), evidence={"by": "by hand"})
+    keepers[0].look()
+    while keepers[-1].behind:
+        keepers.append(gatekeeper(registry, sent))
+        run(keepers[-1], log[:forced_at])
+    return line(registry, "watch"), keepers
+
+
+def test_a_champion_forced_in_by_hand_is_judged_by_what_chance_showed_before(registry):
+    opened, keepers = watched(registry, LOG, 1800)
+    assert (opened["from_offset"], len(keepers), keepers[0].behind) == (0, 2, True)
+    assert events(registry)[-2:] == ["rolled back", "restart"]  # without one more record
+    assert line(registry, "rolled back")["evidence"]["offset"] < 1800
+
+
+def test_but_not_by_what_was_before_an_alert(registry):
+    alarm = Record("training-examples", 0, 1500, b"", encode(RaiseRate(3.0, 5000, "everything is new")))
+    log = [*LOG[:1500], alarm, *(record._replace(offset=record.offset + 1) for record in LOG[1500:])]
+    opened, keepers = watched(registry, log, 1800)
+    assert (opened["from_offset"], len(keepers)) == (1536, 2)  # the next chunk
+    assert events(registry)[-1] == "watch"  # 300 requests show nothing
+    run_on(keepers[-1], log[1800:])
+    assert "rolled back" in events(registry)
+
+
+def test_the_winner_of_a_trial_is_watched_from_then_on_only(registry):
+    registry.promote(publish(registry, OTHER))
+    publish(registry, TRUTH)
+    keeper = gatekeeper(registry)
+    run(keeper, until=lambda: "watch" in events(registry))
+    promoted = next(line for line in registry.ledger() if line.get("generation") == 2 and line["event"] == "promoted")
+    assert line(registry, "watch")["from_offset"] >= promoted["evidence"]["offset"]
+    assert not keeper.behind
+
+
 def test_held_weights_are_refused_without_a_trial_and_the_learner_starts_again_once(registry):
     champion = publish(registry, TRUTH)
     registry.promote(champion)

@@ -115,6 +115,14 @@ def test_when_people_click_at_random_no_model_is_better():
     assert compare(Scorer(OTHER), Scorer(TRUTH), at_random, limit=2000).decision == "give up"
 
 
+def test_a_trial_of_which_nothing_is_to_be_expected_ends_before_the_limit():
+    at_random = requests(3000, chance=np.full_like(CHANCE, 0.08))
+    verdict = compare(Scorer(OTHER), Scorer(TRUTH), at_random, limit=5000)
+    assert (verdict.decision, verdict.why[:51]) == ("give up", "5000 requests with evidence would hardly show anyth")
+    assert verdict.figures["difference"]["low"] < 0 < verdict.figures["difference"]["high"]
+    assert verdict.figures["with_evidence"] > 500
+
+
 def test_a_winner_by_the_test_whose_lists_are_narrow_is_refused(monkeypatch):
     monkeypatch.setattr("feed.trial.verdict.ITEMS", 100.0)
     verdict = compare(Scorer(OTHER), Scorer(TRUTH), requests(LIMIT))
