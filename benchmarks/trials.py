@@ -28,7 +28,7 @@ from feed.ranking.arms import Policy
 from feed.registry import Registry
 from feed.trial import Comparison, LastSeen, Scorer, judge
 from feed.trial.comparison import WORSE_ALPHA
-from feed.trial.sequence import REQUESTS, TUNED, USERS, Clustered, boundary, rho_of
+from feed.trial.sequence import TUNED, Clustered, boundary, rho_of
 from offline import bootstrap
 
 OUT = Path(__file__).parents[1] / "var" / "trials.json"
@@ -58,25 +58,28 @@ class Endless(Comparison):
     def __init__(self, champion: Scorer, challenger: Scorer) -> None:
         super().__init__(champion, challenger, ALPHA)
         self.gain = self.recorded = Recorded()
+        self.speaks: int | None = None  # the first request at which the test may
 
     def _tested_outcome(self, sums: Clustered) -> None:
-        return None
+        self.speaks = self.speaks or sums.n
 
 
 @dataclass
 class Series:
-    """The differences of one comparison: users as numbers 0 ... and values, (n,)."""
+    """The differences of one comparison: users as numbers 0 ... and values, (n,); from request `speaks` on the test may speak."""
 
     name: str
     users: np.ndarray
     values: np.ndarray
+    speaks: int
 
 
-def crossed(users: np.ndarray, values: np.ndarray, signs: np.ndarray) -> np.ndarray:
+def crossed(series: Series, signs: np.ndarray) -> np.ndarray:
     """int64 (r,): the request at which each of r trials promotes at level ALPHA; -1: it does not. `signs` (r, users).
 
     The sums of `Clustered`, for all trials at once; a trial that finds the champion better has ended.
     """
+    users, values = series.users, series.values
     n_of, s_of = np.zeros(signs.shape[1]), np.zeros(signs.shape[1])
     ss = nn = 0.0
     total, sn = np.zeros(len(signs)), np.zeros(len(signs))
@@ -92,7 +95,7 @@ def crossed(users: np.ndarray, values: np.ndarray, signs: np.ndarray) -> np.ndar
         s_of[u] += x
         n_of[u] += 1
         total += signs[:, u] * x
-        if k < REQUESTS or seen < USERS:
+        if k < series.speaks:
             continue
         m = total / k
         variance = np.maximum(0.0, ss - 2 * m * sn + m * m * nn) * seen / (seen - 1)
@@ -107,12 +110,12 @@ def _bounds(variance: np.ndarray, rho: float, alpha: float) -> np.ndarray:
     return np.asarray(np.sqrt(2 * (variance + rho) * np.log(np.sqrt((variance + rho) / rho) / (2 * alpha) + 1)))
 
 
-def promoted_at(users: np.ndarray, values: np.ndarray) -> int | None:
+def promoted_at(users: np.ndarray, values: np.ndarray, speaks: int) -> int | None:
     """The request at which the test says that the challenger is better; None if it does not, or says the champion is."""
     sums, rho = Clustered(), 0.0
     for k, (user, x) in enumerate(zip(users.tolist(), values.tolist(), strict=True), 1):
         sums.add(str(user), x)
-        if sums.ready:
+        if sums.ready and k >= speaks:
             rho = rho or rho_of(sums.variance / k * TUNED, WORSE_ALPHA / 2)
             if abs(sums.total) > boundary(sums.variance, rho, ALPHA):
                 return k if sums.total > 0 else None
@@ -127,7 +130,7 @@ def upper(hits: int, n: int) -> float:
 def flipped(series: Series, flips: int) -> dict[str, Any]:
     """Null trials out of real differences."""
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (flips, series.users.max() + 1))
-    at = crossed(series.users, series.values, signs)
+    at = crossed(series, signs)
     hits = int((at >= 0).sum())
     return {
         "series": series.name, "requests": len(series.values), "users": int(signs.shape[1]), "trials": flips,
@@ -144,7 +147,7 @@ def power(series: Series) -> dict[str, Any]:
         rows = np.concatenate([by_user[u] for u in drawn])
         users = np.repeat(np.arange(len(drawn)), [len(by_user[u]) for u in drawn])
         order = np.argsort(rows, kind="stable")
-        at.append(promoted_at(users[order], series.values[rows[order]]))
+        at.append(promoted_at(users[order], series.values[rows[order]], series.speaks))
     needed = [k for k in at if k is not None]
     return {
         "series": series.name, "requests": len(series.values), "trials": RESAMPLED, "promoted": len(needed) / RESAMPLED,
@@ -190,7 +193,8 @@ def serve(
     series = []
     for other, comparison in endless.items():
         users = np.unique(comparison.recorded.users_of, return_inverse=True)[1]
-        series.append(Series(f"{other} against {name}", users, np.array(comparison.recorded.values)))
+        values = np.array(comparison.recorded.values)
+        series.append(Series(f"{other} against {name}", users, values, comparison.speaks or len(values) + 1))
     told = [
         {"champion": name, "challenger": other, "decision": v.decision, "why": v.why, "requests": v.figures["requests"]}
         for other, v in verdicts.items()
