@@ -66,7 +66,7 @@ class Endless(Comparison):
 
 @dataclass
 class Series:
-    """The differences of one comparison: users as numbers 0 ... and values, (n,); from request `speaks` on the test may speak."""
+    """The differences of one comparison: users as numbers 0 ..., values, (n,); the test may speak from request `speaks` on."""
 
     name: str
     users: np.ndarray

@@ -32,6 +32,11 @@ def test_a_trial_is_open_until_one_line_says_how_it_ended():
         assert history.open_trial([FIRST, trial(1), end, trial(2)]) == trial(2)
 
 
+def test_a_generation_was_made_by_a_trial_or_by_hand():
+    lines = [FIRST | {"generation": 1}, promoted(1) | {"generation": 2}]
+    assert [history.won_a_trial(lines, generation) for generation in (1, 2, 3)] == [False, True, False]
+
+
 def test_numbers_and_promotions_are_those_of_trials():
     lines = [FIRST, trial(1), ended("refused", 1), trial(2), promoted(2)]
     assert (history.next_number([FIRST]), history.next_number(lines)) == (1, 3)
