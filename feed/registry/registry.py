@@ -170,6 +170,10 @@ class Registry:
             if newest is None or _number(version) > _number(newest["version"]):
                 self._complete_publication(version)
         role, done = self._champion(), self._read("previous")
+        try:
+            self._stated_champion()
+        except BadModel:
+            replace_json(self._roles / "champion.json", role or {})
         if role and (done is None or done.get("generation") != role["generation"]):
             self._complete_change(role)
 
@@ -214,6 +218,16 @@ class Registry:
         return max((_number(v) for v in (*self.versions()[-1:], *([told["version"]] if told else []))), default=0)
 
     def _champion(self) -> dict[str, Any] | None:
+        """The role file's content, or where it is no role, the ledger's line of that change: a writer then puts it right."""
+        try:
+            return self._stated_champion()
+        except BadModel:
+            told = [line for line in map(self._ledger.newest, (PROMOTED, ROLLED_BACK)) if line]
+            if not told:
+                raise
+            return max(told, key=lambda line: int(line["generation"]))
+
+    def _stated_champion(self) -> dict[str, Any] | None:
         role = self._read("champion")
         if role is None:
             return None
@@ -233,7 +247,8 @@ class Registry:
         return role
 
     def _no_role(self, name: str) -> BadModel:
-        remedy = f"write the last line of kind `promoted` or `rolled back` of {self._path / 'ledger.jsonl'} into it"
+        # of the champion this is raised only if the ledger tells of none either
+        remedy = "remove it, then `python offline/models.py promote` the version that is to serve"
         return BadModel(f"{self._roles / name}.json is not a role; {remedy if name == 'champion' else 'remove it'}")
 
 

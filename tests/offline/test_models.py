@@ -117,6 +117,29 @@ def test_a_champion_whose_folder_is_gone_can_be_replaced_by_hand(registry):
     assert registry.champion().version == "v000002"
 
 
+@pytest.mark.parametrize("harm", ["corrupt", "gone", "not finite"])
+def test_a_champion_that_can_no_longer_serve_is_taken_back_by_hand_and_then_another_may_be_promoted(registry, harm):
+    bad = publish(registry, harm=float("nan") if harm == "not finite" else None)
+    registry.promote(bad)
+    if harm == "corrupt":
+        (registry.champion().path / "weights.safetensors").write_bytes(b"")
+    elif harm == "gone":
+        shutil.rmtree(registry.champion().path)
+    assert command("rollback") == "v000001 serves, generation 3.\n"
+    assert registry.champion().version == "v000001"
+    assert command("promote", "v000002") == "v000002 serves, generation 4.\n"
+
+
+def test_neither_of_two_that_cannot_serve_is_taken_for_the_other(registry):
+    first = registry.champion()
+    registry.promote("v000002")
+    for version in (first.version, "v000002"):
+        (registry.folder(version) / "weights.safetensors").write_bytes(b"")
+    assert isinstance(command("rollback"), BadModel)
+    assert registry.champion().version == "v000002"
+    assert command("promote", publish(registry)) == "v000003 serves, generation 3.\n"
+
+
 def test_an_empty_registry_says_how_to_get_a_version(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "bootstrap.py" in command("list")

@@ -77,9 +77,29 @@ def test_an_unknown_version_is_not_promoted(registry):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"version": 3, "generation": 1}'])
-def test_a_role_file_that_is_no_role_is_refused_by_name(registry, tmp_path, text):
+def test_a_champions_file_that_is_no_role_is_read_from_the_ledger_and_written_anew_by_the_next_writer(registry, tmp_path, text):
+    role = tmp_path / "registry/roles/champion.json"
+    first, second, third = (registry.publish(write) for _ in range(3))
+    registry.promote(first)
+    registry.promote(second)
+    registry.promote(third)
+    registry.roll_back()
+    whole = role.read_text()
+    role.write_text(text)
+    assert (registry.champion().version, registry.generation(), registry.previous()) == (second, 4, None)
+    assert role.read_text() == text  # to ask changes nothing
+    registry.publish(write)
+    assert role.read_text() == whole
+    role.write_text(text)
+    assert registry.promote(third, generation=4).generation == 5
+    assert registry.roll_back().version == second
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"version": 3, "generation": 1}'])
+def test_a_champions_file_that_is_no_role_and_that_no_ledger_tells_of_is_refused_by_name(registry, tmp_path, text):
     registry.promote(registry.publish(write))
     (tmp_path / "registry/roles/champion.json").write_text(text)
+    (tmp_path / "registry/ledger.jsonl").unlink()
     with pytest.raises(BadModel, match=r"champion\.json is not a role"):
         registry.champion()
 
