@@ -43,6 +43,7 @@ class FeedsAgent:
     def __init__(self, live: Live, features: FeatureStore, feeds: FeedStore) -> None:
         self._live, self._features, self._feeds = live, features, feeds
         self._turn = asyncio.Lock()  # of batches and of `Everybody`: who waits longest is next
+        self._ailing: dict[str, str] = {}  # what is not done at the moment, and why
 
     async def apply(self, batch: Batch) -> None:
         """Rank the batch's users, waiting for Redis and for a champion as long as it takes; then acknowledge it."""
@@ -71,17 +72,21 @@ class FeedsAgent:
 
     async def refresh(self) -> None:
         """Bring in changed items and a new champion, so that both are there before the next batch is."""
-        try:
-            await asyncio.to_thread(self._live.refresh)
-        except TRANSIENT as error:
-            log.debug("not refreshed", error=repr(error))
+        await self._or_say("items and champion are not refreshed", self._live.refresh)
 
     async def follow(self) -> None:
         """Bring in a new champion, if there is one."""
+        await self._or_say("the champion is not followed", self._live.follow)
+
+    async def _or_say(self, ailing: str, act: Callable[[], None]) -> None:
+        """Redis or the registry's files (a folder without permission, say) cannot be read: said once, until they can."""
         try:
-            await asyncio.to_thread(self._live.follow)
+            await asyncio.to_thread(act)
+            self._ailing.pop(ailing, None)
         except TRANSIENT as error:
-            log.debug("not followed", error=repr(error))
+            if self._ailing.get(ailing) != repr(error):
+                log.warning(ailing, error=str(error) or repr(error), still_ranking_with=self._live.version)
+            self._ailing[ailing] = repr(error)
 
 
 class Everybody:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from deploy import embedded
 from feed import wire
@@ -94,6 +95,28 @@ def test_without_a_champion_a_batch_waits_and_is_not_lost(agent, redis_url, tmp_
     asyncio.run(asyncio.wait_for(scenario(), 20))
     assert batch.acked == 1
     assert FeedStore(connect(redis_url)).read("1").model_version == "v000001"
+
+
+def test_a_registry_that_cannot_be_read_is_said_once_until_it_can_be_and_the_ranker_at_hand_goes_on(agent, redis_url, tmp_path):
+    fill(redis_url, world(users=10, items=60))
+    promote(tmp_path, snapshot(world(users=10, items=60)))
+    role = tmp_path / "roles/champion.json"
+    asyncio.run(agent.refresh())
+
+    def look() -> list[str]:
+        with capture_logs() as said:
+            for _ in range(3):
+                asyncio.run(agent.follow())
+        return [line["event"] for line in said if line["log_level"] == "warning"]
+
+    for _ in range(2):
+        role.rename(tmp_path / "aside")
+        role.mkdir()  # as good as no permission to read it, which root has always
+        assert look() == ["the champion is not followed"]
+        agent.rank(["1"])  # raises NoChampion without one
+        role.rmdir()
+        (tmp_path / "aside").rename(role)
+        assert look() == []
 
 
 @pytest.fixture
