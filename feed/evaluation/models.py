@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from feed.evaluation.baselines.ease import Ease, ItemKnn
+from feed.evaluation.baselines.factors import Als, Bpr
+from feed.evaluation.baselines.naive import NaiveTwoTower
 from feed.evaluation.baselines.popular import Popular
+from feed.evaluation.baselines.sasrec import SasRec
 from feed.evaluation.protocol import Recommender
 from feed.models.mixture import Mixture
 
@@ -47,6 +51,33 @@ MODELS: Mapping[str, Model] = {
             "half_life_days": HALF_LIVES,
         },
     ),
-    "prior": Model(lambda: _mixture(covisitation=False), online=True),
-    "prior-covisitation": Model(lambda: _mixture(), online=True),
+    "als": Model(
+        Als,
+        {
+            "confidence": (5.0, 1.0, 2.0, 10.0, 20.0),
+            "ridge": (1.0, 0.01, 0.1, 10.0, 50.0),
+            "factors": (64, 16, 32, 128),
+            "decay": DECAYS,
+        },
+    ),
+    "bpr": Model(
+        Bpr,
+        {
+            "epochs": (100, 30, 300),
+            "rate": (0.05, 0.01, 0.1),
+            "ridge": (0.01, 0.001, 0.05),
+            "factors": (64, 16, 32, 128),
+            "fold_rate": (0.5, 0.0, 0.1, 2.0),
+        },
+    ),
+    "sasrec": Model(SasRec, {"epochs": (30, 10, 60), "dropout": (0.5, 0.2), "width": (64, 128), "layers": (2, 1)}),
+    "naive-two-tower": Model(
+        NaiveTwoTower,
+        {"epochs": (5, 2, 10, 20), "rate": (1e-3, 3e-4, 3e-3), "width": (32, 8), "online_rate": (1e-3, 1e-4, 3e-3)},
+        online=True,
+    ),
+    "prior": Model(partial(_mixture, covisitation=False, two_tower=False), online=True),
+    "prior-covisitation": Model(partial(_mixture, two_tower=False), online=True),
+    "two-tower": Model(partial(_mixture, prior=False, covisitation=False), online=True),
+    "mixture": Model(_mixture, online=True),
 }

@@ -22,7 +22,8 @@ def search(
 ) -> tuple[Trial, list[Trial]]:
     """The best parameters and all that were tried: one name after the other, all its values, the best kept.
 
-    It goes round until nothing changes. It begins with the first value of each. It takes few runs and finds a point that no single change improves.
+    It begins with the first value of each name and goes round until nothing changes: few runs, to a point that no single
+    change improves.
     """
     done: dict[tuple[Any, ...], Trial] = {}
 
