@@ -7,7 +7,7 @@ folder in the data format ─► rows in order of time ─► tune on 70-80 % �
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from feed import dataset, errors, logs, settings
 from feed.dataset import Dataset
-from feed.errors import BadSetting
+from feed.errors import BadData, BadSetting
 from feed.evaluation import files, report
 from feed.evaluation.models import MODELS, Parameters
 from feed.evaluation.protocol import Outcome, progressive, static
@@ -55,6 +55,13 @@ class Plan:
 def run(data: Dataset, plan: Plan, log: Log, parts: tuple[Slice, Slice], test: bool) -> tuple[Outcome, dict[str, Any]]:
     """Tune where there is a grid, score the slice that is meant. Returns (outcome, report)."""
     tuning, part = parts[0], parts[int(test)]
+    targets = [int(log.rows.until(one.end).first[one.start :].sum()) for one in (tuning, part)]
+    if not targets[1]:
+        raise BadData(
+            f"nothing to rank in the {part.name} slice: of its {part.end - part.start} rows none begins an event that is positive, "
+            f"on an item of the catalogue that the user had never met; in the whole log {int(log.rows.positive.sum())} events "
+            "are positive; name others with --positive, or move --tune-from and --test-from"
+        )
     with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(plan.model)
 
@@ -65,7 +72,13 @@ def run(data: Dataset, plan: Plan, log: Log, parts: tuple[Slice, Slice], test: b
             bars.update(task, description=f"{plan.model}, {where.name} slice {_words(parameters)}")
             return evaluate(plan, log, where, parameters, progress)
 
-        chosen, trials = tuned(plan, lambda p: float(outcome_of(p, tuning).targets.values["ndcg_at_10"].mean()), bars.console)
+        def score(parameters: Parameters) -> float:
+            return float(outcome_of(parameters, tuning).targets.values["ndcg_at_10"].mean())
+
+        if targets[0]:
+            chosen, trials = tuned(plan, score, bars.console)
+        else:
+            chosen, trials = tuned(replace(plan, tune=False), score, bars.console)
         outcome = outcome_of(chosen, part)
     return outcome, {
         "run": about(data, plan, log, part) | {"parameters": chosen},

@@ -33,19 +33,19 @@ def _mixture(**options: Any) -> Recommender:
 
 
 HALF_LIVES = (7.0, 0.05, 0.25, 1.0, 2.0, 4.0, 14.0, 30.0, 90.0)
-DECAYS = (0.95, 0.8, 0.9, 0.98, 0.99, 1.0)
+DECAYS = (0.95, 0.6, 0.7, 0.8, 0.9, 0.98, 0.99, 1.0)
 
 MODELS: Mapping[str, Model] = {
     "popular": Model(Popular),
     "decayed-popular": Model(Popular, {"half_life_days": HALF_LIVES}),
     "item-knn": Model(
-        ItemKnn, {"decay": DECAYS, "shrink": (10.0, 0.0, 3.0, 30.0, 100.0), "neighbours": (200, 20, 50, 100, 500)}
+        ItemKnn, {"decay": DECAYS, "shrink": (10.0, 0.0, 3.0, 30.0, 100.0), "neighbours": (200, 20, 50, 100, 500, 2000)}
     ),
     "ease": Model(Ease, {"decay": DECAYS, "ridge": (100.0, 10.0, 30.0, 300.0, 1000.0)}),
     "ease-prior": Model(
         Ease,
         {
-            "prior": (0.05, 0.01, 0.02, 0.1, 0.2),
+            "prior": (0.05, 0.002, 0.005, 0.01, 0.02, 0.1, 0.2),
             "decay": DECAYS,
             "ridge": (100.0, 10.0, 30.0, 300.0, 1000.0),
             "half_life_days": HALF_LIVES,
