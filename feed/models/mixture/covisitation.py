@@ -64,7 +64,7 @@ class CoVisitation:
         """float32 (n,): x of every item for that history, the latest first; `totals` (n,) are the items' numbers of events."""
         before = np.array(history[: self.relation.window], np.int64)
         says = self.relation.strengths[: len(before)] / np.sqrt(totals[before] + 1.0) / UNIT
-        x: np.ndarray = (self._pairs.weighted(before, says) / np.sqrt(totals + 5.0)).astype(np.float32)
+        x: np.ndarray = self._pairs.weighted(before, says).astype(np.float32) / np.sqrt(totals + 5, dtype=np.float32)
         return x
 
     def to_arrays(self) -> dict[str, np.ndarray]:

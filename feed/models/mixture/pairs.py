@@ -42,7 +42,7 @@ class Square:
 
     def weighted(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """See `Pairs`."""
-        sums: np.ndarray = weights.astype(np.float32) @ self.counts[rows].astype(np.float32)
+        sums: np.ndarray = weights.astype(np.float32) @ self.counts[rows].astype(np.float32)  # a product of integers is slow
         return sums
 
     def to_arrays(self) -> dict[str, np.ndarray]:

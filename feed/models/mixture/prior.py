@@ -18,10 +18,10 @@ HOUR = 3600.0
 
 
 class Prior:
-    """Decayed counts of n items, float64 (6, n), as of each item's newest positive (float64 (n,), seconds since 1970)."""
+    """Decayed counts of n items, float32 (6, n), as of each item's newest positive (float64 (n,), seconds since 1970)."""
 
     def __init__(self, n: int) -> None:
-        self.sums = np.zeros((len(HALF_LIVES), n))
+        self.sums = np.zeros((len(HALF_LIVES), n), np.float32)
         self.since = np.zeros(n)
 
     def add(self, item: int, at: float) -> None:
@@ -33,9 +33,11 @@ class Prior:
 
     def columns(self, now: float) -> np.ndarray:
         """float32 (6, n): log(c_h + 0.02) at `now` (seconds)."""
-        age = np.maximum(now - self.since, 0.0)
-        decay = np.exp2((-age / HALF_LIVES[:, None]).astype(np.float32))
-        counts: np.ndarray = np.log(self.sums * decay + FLOOR, dtype=np.float32)
+        age = np.maximum(now - self.since, 0.0).astype(np.float32)
+        counts: np.ndarray = np.exp2(age * (-1.0 / HALF_LIVES[:, None]).astype(np.float32))
+        counts *= self.sums
+        counts += np.float32(FLOOR)
+        np.log(counts, out=counts)
         return counts
 
     def grow(self, n: int) -> None:

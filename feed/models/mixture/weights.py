@@ -32,19 +32,18 @@ class Weights:
     def step(self, positives: int, z: np.ndarray, item: int, possible: np.ndarray, rng: np.random.Generator) -> None:
         """Learn that a user with so many positives took `item`, of those in `possible`, bool (n,), by the columns z, (c, n)."""
         s = segment(positives)
-        others = np.flatnonzero(possible)
-        others = others[others != item]
-        correction = 0.0
-        if len(others) > SAMPLED:
-            correction = np.log(len(others) / SAMPLED)
-            others = rng.choice(others, SAMPLED, replace=False)
-        of_others, own = z[:, others], z[:, item]
-        logits = self.values[s] @ of_others + correction
-        own_logit = float(self.values[s] @ own)
-        top = max(float(logits.max(initial=own_logit)), own_logit)
+        logits = self.values[s] @ z
+        own = float(logits[item])
+        logits[~possible] = -np.inf
+        logits[item] = -np.inf
+        own_column = z[:, item]
+        if len(logits) > SAMPLED:
+            drawn = rng.choice(len(logits), SAMPLED, replace=False)
+            logits, z = logits[drawn] + np.float32(np.log(len(logits) / SAMPLED)), z[:, drawn]
+        top = max(float(logits.max()), own)
         odds = np.exp(logits - top)
-        share = odds / (odds.sum() + np.exp(own_logit - top))
-        gradient = of_others @ share - share.sum() * own
+        share = odds / (odds.sum() + np.exp(own - top))
+        gradient = z @ share - share.sum() * own_column
         self.squares[s] += gradient**2
         self.values[s] -= RATE * gradient / np.sqrt(self.squares[s])
 
