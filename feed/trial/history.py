@@ -41,8 +41,9 @@ def won_a_trial(lines: Sequence[Line], generation: int) -> bool:
 
 
 def tried(lines: Sequence[Line]) -> set[str]:
-    """The challengers that have been on trial, or refused without one."""
-    return {line["challenger"] for line in lines if line["event"] in (TRIAL, REFUSED)}
+    """The challengers that have been on trial, or refused without one, and who was rolled back."""
+    back = {line["instead_of"] for line in lines if line["event"] == ROLLED_BACK and "instead_of" in line}
+    return back | {line["challenger"] for line in lines if line["event"] in (TRIAL, REFUSED)}
 
 
 def open_trial(lines: Sequence[Line]) -> Line | None:

@@ -32,6 +32,10 @@ def test_a_trial_is_open_until_one_line_says_how_it_ended():
         assert history.open_trial([FIRST, trial(1), end, trial(2)]) == trial(2)
 
 
+def test_who_was_rolled_back_is_not_tried_again():
+    assert history.tried([FIRST, {"event": "rolled back", "version": "v1", "instead_of": "v8"}]) == {"v8"}
+
+
 def test_a_generation_was_made_by_a_trial_or_by_hand():
     lines = [FIRST | {"generation": 1}, promoted(1) | {"generation": 2}]
     assert [history.won_a_trial(lines, generation) for generation in (1, 2, 3)] == [False, True, False]
