@@ -58,7 +58,7 @@ def run(data: Dataset, plan: Plan, log: Log, parts: tuple[Slice, Slice], test: b
     targets = [int(log.rows.until(one.end).first[one.start :].sum()) for one in (tuning, part)]
     if not targets[1]:
         raise BadData(
-            f"nothing to rank in the {part.name} slice: of its {part.end - part.start} rows none begins an event that is positive, "
+            f"nothing to rank in the {part.name} slice: none of its {part.end - part.start} rows begins a positive event "
             f"on an item of the catalogue that the user had never met; in the whole log {int(log.rows.positive.sum())} events "
             "are positive; name others with --positive, or move --tune-from and --test-from"
         )

@@ -42,7 +42,7 @@ class Als:
             random_state=self._seed,
         )  # fmt: skip
         self._liked = liked_of(rows)
-        model.fit(_matrix(self._liked, catalogue), show_progress=False)
+        _train(model, _matrix(self._liked, catalogue))
         self._items = np.asarray(model.item_factors, np.float64)
         self._gram = self._items.T @ self._items + self._ridge * np.eye(self._factors)
 
@@ -93,7 +93,7 @@ class Bpr:
             random_state=self._seed,
         )  # fmt: skip
         self._liked = liked_of(rows)
-        model.fit(_matrix(self._liked, catalogue), show_progress=False)
+        _train(model, _matrix(self._liked, catalogue))
         # the last column is the items' bias, 1 in every user's vector
         self._items = np.asarray(model.item_factors, np.float64)
         self._users = np.zeros((catalogue.n_users, self._items.shape[1]))
@@ -128,6 +128,11 @@ def _package(name: str) -> Any:
     if importlib.util.find_spec("implicit") is None:
         raise BadSetting("als and bpr are those of the package implicit, which is not installed here: pip install implicit")
     return importlib.import_module(name)
+
+
+def _train(model: Any, likes: Any) -> None:
+    with importlib.import_module("threadpoolctl").threadpool_limits(1, "blas"):  # else its threads and those of BLAS wait
+        model.fit(likes, show_progress=False)
 
 
 def _matrix(liked: Liked, catalogue: Catalogue) -> Any:

@@ -1,0 +1,174 @@
+"""The command on small logs, as a user runs it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from feed import dataset
+from feed.errors import BadData, BadSetting, FeedError
+from offline import evaluate
+from tests.evaluation import logs
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(evaluate.main)
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "TEST_RUNS", tmp_path / "test-runs.md")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "test-runs.md"
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, FeedError):
+        raise result.exception
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.output
+
+
+@pytest.fixture
+def camps(tmp_path, counted):
+    dataset.write(logs.dataset(logs.two_camps()), tmp_path / "camps", "csv")
+    return tmp_path / "camps"
+
+
+def report(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_a_run_leaves_its_lists_and_its_figures(camps, tmp_path):
+    run("--data", camps, "--model", "ease", "--no-tune", "--out", tmp_path / "run")
+    recs = pd.read_csv(tmp_path / "run" / "recs.csv")
+    interactions = dataset.read(camps).interactions
+    found = report(tmp_path / "run")["figures"]
+    assert list(recs) == ["event_id", "item_id", "score", "rank"]
+    ranked = recs.groupby("event_id")
+    assert len(ranked) == found["all"]["rankings"] == 40
+    taken = interactions.sort_values("occurred_at", kind="stable", ignore_index=True)["item_id"]
+    gains = [
+        (1 / np.log2(1 + own["rank"]))[(own["item_id"] == taken[event]) & (own["rank"] <= 10)].sum() for event, own in ranked
+    ]
+    assert np.mean(gains) == pytest.approx(found["all"]["ndcg_at_10"]["mean"])
+    assert found["all"]["ndcg_at_10"]["low"] <= np.mean(gains) <= found["all"]["ndcg_at_10"]["high"]
+
+
+def test_only_test_runs_score_the_last_fifth_and_each_is_counted(camps, counted, tmp_path):
+    run("--data", camps, "--model", "popular", "--out", tmp_path / "a")
+    assert not counted.exists()
+    for _ in range(2):
+        run("--data", camps, "--model", "popular", "--test", "--out", tmp_path / "b")
+    assert (report(tmp_path / "a")["run"]["rows"], report(tmp_path / "b")["run"]["rows"]) == ([280, 320], [320, 400])
+    lines = [line for line in counted.read_text().splitlines() if line.startswith("| ")][1:]
+    assert [line.split("|")[1].strip() for line in lines] == ["1", "2"]
+    assert "popular: progressive" in lines[0]
+
+
+def test_static_lists_are_by_user(camps, tmp_path):
+    run("--data", camps, "--model", "ease", "--no-tune", "--protocol", "static", "--out", tmp_path / "run")
+    recs = pd.read_csv(tmp_path / "run" / "recs.csv")
+    assert list(recs) == ["user_id", "item_id", "score", "rank"]
+    assert set(recs["user_id"]) <= {f"u{k}" for k in range(40)}
+
+
+def test_two_runs_are_compared_target_by_target(camps, tmp_path):
+    for name in ("ease", "popular"):
+        run("--data", camps, "--model", name, "--no-tune", "--seed", len(name), "--out", tmp_path / name)
+    shown = run("--compare", tmp_path / "ease", tmp_path / "popular")
+    a, b = (report(tmp_path / name)["figures"]["all"]["ndcg_at_10"]["mean"] for name in ("ease", "popular"))
+    assert a > b
+    assert f"{a - b:+.4f}" in shown
+
+
+def test_runs_on_different_slices_are_not_compared(camps, tmp_path):
+    run("--data", camps, "--model", "popular", "--out", tmp_path / "a")
+    run("--data", camps, "--model", "popular", "--test", "--out", tmp_path / "b")
+    with pytest.raises(BadData, match="slice is 'tuning' and 'test'"):
+        run("--compare", tmp_path / "a", tmp_path / "b")
+    with pytest.raises(BadData, match="no readable run"):
+        run("--compare", tmp_path / "a", tmp_path / "nowhere")
+
+
+def test_parameters_come_from_the_tuning_slice_unless_they_are_given(camps, tmp_path):
+    run("--data", camps, "--model", "ease", "--set", "decay=0.9", "--out", tmp_path / "run")
+    found = report(tmp_path / "run")
+    assert found["run"]["parameters"]["decay"] == 0.9
+    best = max(found["tuned"], key=lambda trial: trial["ndcg_at_10"])
+    assert found["run"]["parameters"]["ridge"] == best["parameters"]["ridge"]
+    assert found["figures"]["all"]["ndcg_at_10"]["mean"] == pytest.approx(best["ndcg_at_10"])
+
+
+def test_the_grids_are_printed():
+    shown = run("--grid")
+    assert "decayed-popular: half_life_days 0.05, 0.25, 1.0" in shown
+    assert "popular: nothing to tune" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "magic"], "'magic' is none of popular"),
+        (["--model", "ease", "--learn-every", "1"], "do not learn online"),
+        (["--model", "ease", "--set", "ridge"], "NAME=VALUE"),
+        (["--model", "ease", "--set", "ridge=much"], "not a number"),
+        (["--model", "ease", "--no-tune", "--set", "fridge=1"], "cannot be built with"),
+        (["--tune-from", "yesterday"], "is no time"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(camps, arguments, message):
+    with pytest.raises(BadSetting, match=message):
+        run("--data", camps, *arguments)
+
+
+def test_data_is_needed():
+    with pytest.raises(BadSetting, match="--data is missing"):
+        run()
+
+
+MODELS = ["popular", "decayed-popular", "item-knn", "ease", "ease-prior", "sasrec", "naive-two-tower", "prior-covisitation"]
+ODD = {
+    "one user": [("u", f"i{k}", "click", 3600 * k) for k in range(30)],
+    "one item": [(f"u{k}", "i", "click", 3600 * k) for k in range(30)],
+    "all at the same instant": [(f"u{k % 6}", f"i{k % 5}", "click", 0) for k in range(30)],
+    "positives in the last slices only": [(f"u{k}", f"i{k % 7}", "view" if k < 21 else "like", 60 * k) for k in range(30)],
+    "text ids": [(f"Frau Ö, {k % 4}", f'"{k} | ü"', "share", 60 * k) for k in range(30)],
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_log_has_a_sane_result(name, model, tmp_path, counted):
+    dataset.write(logs.dataset(ODD[name]), tmp_path / "log")
+    for protocol in ("progressive", "static"):
+        out = tmp_path / protocol
+        short = ["--set", "epochs=1"] if model == "sasrec" else []
+        run("--data", tmp_path / "log", "--model", model, "--no-tune", "--test", "--protocol", protocol, "--out", out, *short)
+        figure = report(out)["figures"]["all"]["ndcg_at_10"]
+        assert 0.0 <= figure["low"] <= figure["mean"] <= figure["high"] <= 1.0
+        assert len(pd.read_csv(out / "recs.csv"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(f"u{k}", "i", "view", k) for k in range(30)], "in the whole log 0 events are positive"),
+        ([("u", "i", "click", 9000 * k) for k in range(30)], "nothing to rank in the tuning slice"),
+        ([("u", "i", "click", 0)], "rows are needed before it and in it"),
+    ],
+)
+def test_a_log_in_which_there_is_nothing_to_rank_is_refused(rows, message, tmp_path, counted):
+    dataset.write(logs.dataset(rows), tmp_path / "log")
+    with pytest.raises(BadData, match=message):
+        run("--data", tmp_path / "log", "--model", "popular")
+
+
+def test_a_missing_column_is_named(camps):
+    table = pd.read_csv(camps / "interactions.csv")
+    table.drop(columns="item_id").to_csv(camps / "interactions.csv", index=False)
+    with pytest.raises(BadData, match="required column 'item_id' is missing"):
+        run("--data", camps, "--model", "popular")
