@@ -5,7 +5,7 @@ bytes to `dead-letters`. Partitions follow the Java client's murmur2 of the key,
 user's events to the same partition.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -36,12 +36,16 @@ INTERACTIONS = Topic("interactions")
 USERS = Topic("users", compacted=True)
 ITEMS = Topic("items", partitions=2, compacted=True)
 FEATURE_UPDATES = Topic("feature-updates", days=7)  # only the newest matter: features themselves are in Redis
-TRAINING_EXAMPLES = Topic(
-    "training-examples", partitions=1, bytes=LARGEST
-)  # so there is one learner at a time; messages: feed.examples
+# one partition, so there is one learner at a time; by far the largest, and made of `interactions`; messages: feed.examples
+TRAINING_EXAMPLES = Topic("training-examples", partitions=1, days=30, bytes=LARGEST)
 ALERTS = Topic("alerts", partitions=1)
 DEAD_LETTERS = Topic("dead-letters", partitions=1, bytes=LARGEST)
 TOPICS = (INTERACTIONS, USERS, ITEMS, FEATURE_UPDATES, TRAINING_EXAMPLES, ALERTS, DEAD_LETTERS)
+
+
+def topics(examples_days: int) -> tuple[Topic, ...]:
+    """`TOPICS`, with training examples kept for so long."""
+    return tuple(replace(topic, days=examples_days) if topic is TRAINING_EXAMPLES else topic for topic in TOPICS)
 
 
 class Position(Struct, frozen=True):

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,9 @@ def test_every_message_of_the_documentation_is_valid() -> None:
     readers = [wire.decode_event] * 3 + [wire.decode_user, wire.decode_item, wire.decode_update, wire.decode_letter]
     for read, message in zip(readers, messages, strict=True):
         assert json.loads(message).keys() >= json.loads(wire.encode(read(message.encode()))).keys()  # type: ignore[operator]
+
+
+def test_only_training_examples_are_kept_for_as_long_as_is_set():
+    found = {topic.name: topic for topic in wire.topics(3)}
+    assert found.pop("training-examples") == replace(wire.TRAINING_EXAMPLES, days=3)
+    assert found == {topic.name: topic for topic in wire.TOPICS if topic is not wire.TRAINING_EXAMPLES}
