@@ -15,6 +15,7 @@ SMALL = 2048  # items up to which every one is a candidate
 SAMPLED = 512  # candidates of a larger catalogue
 HISTORY = 50
 DECAY = 0.9
+TRAINED = 20.0  # positives at which an item's own embedding counts half
 
 
 class Person(NamedTuple):
@@ -41,6 +42,13 @@ class Chunk:
     candidates: np.ndarray
     target: np.ndarray
     offset: np.ndarray
+    evidence: np.ndarray
+
+
+def evidence(counts: np.ndarray) -> np.ndarray:
+    """float32 (n,): n / (n + 20), how far an item with n positives can have been trained itself, from 0 to 1."""
+    share: np.ndarray = (counts / (counts + TRAINED)).astype(np.float32)
+    return share
 
 
 def rows(people: Sequence[Person]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -84,6 +92,8 @@ class Builder:
             candidates = np.union1d(items, self._rng.choice(self._n, SAMPLED, replace=False))
             chance = CHUNK * counts[candidates] / max(counts.sum(), 1) + SAMPLED / self._n
             offsets = offsets[:, candidates] - np.log(np.minimum(chance, 1.0)).astype(np.float16)
-        chunk = Chunk(*rows(self._people), candidates, np.searchsorted(candidates, items), offsets)
+        chunk = Chunk(
+            *rows(self._people), candidates, np.searchsorted(candidates, items), offsets, evidence(counts[candidates])
+        )
         self._people, self._items, self._offsets = [], [], []
         return chunk

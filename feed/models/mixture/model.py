@@ -7,6 +7,7 @@
 `observe` updates state (histories, counts, pairs) with every event; `learn` moves parameters (weights, towers).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from feed.models.mixture import prior
 from feed.models.mixture.chunks import Builder, Chunk, Person
+from feed.models.mixture.content import Content
 from feed.models.mixture.covisitation import CoVisitation, Relation
 from feed.models.mixture.history import History
 from feed.models.mixture.prior import Prior
@@ -32,6 +34,7 @@ MET_RELATIONS = {
     "met_soon": Relation(0.5, 6),
     "met_at_once": Relation(1.0, 1),
 }
+TAGS = 256  # the most frequent ones are told apart
 FLOOR = 0.001
 SCALE = 3.0
 START = {"count_1d": 0.3, "two_tower": 1.0}
@@ -163,10 +166,13 @@ class Mixture:
         self._liked_tables = {name: CoVisitation(relation, n) for name, relation in self._liked_relations.items()}
         self._met_tables = {name: CoVisitation(relation, n) for name, relation in self._met_relations.items()}
         tables = [*self._liked_tables, *self._met_tables]
+        attributes = _attributes(catalogue)
+        self._content = Content(attributes)
         names = [*(prior.NAMES if self._with_prior else ()), *tables, *(f"{name}_linear" for name in tables)]
+        names += self._content.names if tables else ()
         names += ["two_tower"] if self._with_towers else []
         self.weights = Weights(names, START)
-        self.residual = Residual(_attributes(catalogue), self._seed)
+        self.residual = Residual(attributes, self._seed)
         self._builder = Builder(n, self._rng)
         self._asked = None
 
@@ -187,6 +193,8 @@ class Mixture:
         together += [table.column(history.met(), self.meetings) for table in self._met_tables.values()]
         x = np.array(together, np.float32).reshape(len(together), n)
         parts += [np.log(x + FLOOR), SCALE * x]
+        if together:
+            parts.append(SCALE * self._content.columns(history.liked()))
         if self._with_towers:
             parts.append(self.residual.column(self._person(user), self.positives)[None])
         columns = np.concatenate(parts)
@@ -196,9 +204,11 @@ class Mixture:
 
 
 def _attributes(catalogue: Catalogue) -> Attributes:
-    content = [codes for codes in (catalogue.category, catalogue.creator) if codes is not None]
-    tags = np.zeros((catalogue.n_items, 1 + max((tag for own in catalogue.tags for tag in own), default=0)), np.float32)
-    for item, own in enumerate(catalogue.tags):
-        tags[item, list(own)] = 1.0 / max(len(own), 1)
+    content = [codes for codes in (catalogue.category, catalogue.creator) if codes is not None and codes.any()]
     codes = np.array(content, np.int64).reshape(len(content), catalogue.n_items).T
+    frequent = [tag for tag, _ in Counter(tag for own in catalogue.tags for tag in own).most_common(TAGS)]
+    place = {tag: i for i, tag in enumerate(frequent)}
+    tags = np.zeros((catalogue.n_items, len(frequent)), np.float32)
+    for item, own in enumerate(catalogue.tags):
+        tags[item, [place[tag] for tag in own if tag in place]] = 1.0 / max(len(own), 1)
     return Attributes(np.asarray(catalogue.user_features, np.int64), codes, tags)

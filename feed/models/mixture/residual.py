@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from feed.models.mixture.adam import Adam
-from feed.models.mixture.chunks import Chunk, Person, rows
-from feed.models.mixture.tower import Attributes, Towers
+from feed.models.mixture.chunks import Chunk, Person, evidence, rows
+from feed.models.mixture.tower import VECTOR, Attributes, Towers
 
 BATCH = 16  # chunks a step
 RATE, RATE_ONLINE = 2e-3, 5e-4
@@ -24,7 +24,7 @@ HELD = 10  # the latest tenth
 FEWEST = 2 * HELD  # chunks that can be split
 RESERVOIR = 256  # chunks
 REPLAYED = 3  # with each new chunk
-EVIDENCE = 20.0  # positives at which an item's logit counts half
+STALE = 0.01  # an item's vector is computed again when its evidence has moved so far
 
 
 class Residual:
@@ -33,6 +33,7 @@ class Residual:
     def __init__(self, attributes: Attributes, seed: int) -> None:
         self._attributes, self._seed = attributes, seed
         self._rng = np.random.default_rng(seed)
+        self._evidence = np.zeros(len(attributes.tags), np.float32)
         self._towers: Towers | None = None
         self._reservoir: list[Chunk] = []
         self._offered = 0
@@ -60,15 +61,18 @@ class Residual:
 
     @torch.no_grad()
     def column(self, person: Person, counts: np.ndarray) -> np.ndarray:
-        """float32 (n,): the logits for the person, as far as the items' numbers of positives, `counts` (n,), bear them."""
+        """float32 (n,): the logits for the person, where items have so many positives, `counts` (n,)."""
         if self._towers is None:
             return np.zeros(len(counts), np.float32)
+        known = evidence(counts)
+        if len(moved := np.flatnonzero(np.abs(known - self._evidence) > STALE)):
+            self._refresh(moved, known)
         u = self._towers.users(*(torch.from_numpy(part) for part in rows([person])))
-        logits = (self._vectors @ u[0] + self._towers.bias).numpy()
-        shrunk: np.ndarray = logits * (counts / (counts + EVIDENCE)).astype(np.float32)
-        return shrunk
+        logits: np.ndarray = (self._vectors @ u[0] + self._bias).numpy()
+        return logits
 
-    _vectors: Tensor
+    _vectors: Tensor  # float32 (n, 128) and (n,) for `_evidence`
+    _bias: Tensor
     _epochs = 0
 
     def _best(self, chunks: Sequence[Chunk], held: Sequence[Chunk]) -> int:
@@ -108,7 +112,16 @@ class Residual:
     @torch.no_grad()
     def _settle(self) -> None:
         assert self._towers is not None
-        self._vectors = self._towers.eval().items(torch.arange(len(self._attributes.tags)))
+        n = len(self._attributes.tags)
+        self._vectors, self._bias = torch.empty(n, VECTOR), torch.empty(n)
+        self._refresh(np.arange(n), self._evidence)
+
+    @torch.no_grad()
+    def _refresh(self, items: np.ndarray, known: np.ndarray) -> None:
+        assert self._towers is not None
+        self._evidence[items] = known[items]
+        which = torch.from_numpy(items)
+        self._vectors[which], self._bias[which] = self._towers.eval().items(which, torch.from_numpy(known[items]))
 
     def _offer(self, chunk: Chunk) -> None:
         self._offered += 1

@@ -2,13 +2,14 @@
 
     p_u = sum_k 0.9^k e(j_k) / sqrt(sum_k 0.9^k)                         over the user's latest 50 positives j_0, j_1, ...
     u = W2 dropout(relu(W1 [profile, p_u, log(1 + positives)] + b1)) + b2 + p_u
-    v = W2'dropout(relu(W1'[category, creator, tags, e(i)] + b1')) + b2'+ e(i)
-    logit = <u / |u|, v / |v|> / 0.2 + b_i
+    v = W2'dropout(relu(W1'[category, creator, tags, c e(i)] + b1')) + b2'+ c e(i),   c = n_i / (n_i + 20)
+    logit = <u / |u|, v / |v|> / 0.2 + c b_i
 
     loss = -log softmax(offset + logit)_i   over the items that could have been taken
 
 with the mixture's score of the moment as the offset (less log q of items that were sampled with probability q), so that nothing
-is learned twice. No embedding of the user's own: the history says more, and of everybody.
+is learned twice. An item's own embedding counts as far as its n_i positives can have trained it; a new one has its content.
+No embedding of the user's own: the history says more, and of everybody.
 References: Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (q); Yang et al.
 2020, "Mixed Negative Sampling for Learning Two-tower Neural Networks"; Friedman 2001, "Greedy Function Approximation"
 (learning the residual of what is there).
@@ -64,12 +65,12 @@ class Towers(nn.Module):
         out = self.user(torch.cat([*profile, pooled, positives[:, None]], dim=1)) + pooled
         return F.normalize(out, dim=1) / TEMPERATURE
 
-    def items(self, items: Tensor) -> Tensor:
-        """int64 (s,) -> float32 (s, 128), each of length 1."""
-        own = self.ids[items]
+    def items(self, items: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 (s,), float32 (s,) from 0 to 1 -> float32 (s, 128), each of length 1, and the biases (s,)."""
+        own = self.ids[items] * evidence[:, None]
         content = [F.embedding(self._content[items, i], table) for i, table in enumerate(self.of_content)]
         out = self.item(torch.cat([*content, self._tags[items] @ self.of_tags, own], dim=1)) + own
-        return F.normalize(out, dim=1)
+        return F.normalize(out, dim=1), self.bias[items] * evidence
 
     def loss(self, chunks: Sequence[Chunk]) -> Tensor:
         """The mean loss of the chunks' positives, scalar."""
@@ -77,8 +78,7 @@ class Towers(nn.Module):
         for _, group in groupby(chunks, key=lambda chunk: id(chunk.candidates)):
             alike = list(group)
             u = self.users(*(_stack(alike, name) for name in ("users", "history", "weights", "positives")))
-            candidates = torch.from_numpy(alike[0].candidates)
-            v, bias = self.items(candidates), self.bias[candidates]
+            v, bias = self.items(torch.from_numpy(alike[0].candidates), torch.from_numpy(alike[0].evidence))
             total = total + softmax_loss(u, v, bias, _stack(alike, "offset"), _stack(alike, "target"))
             count += len(u)
         return total / count

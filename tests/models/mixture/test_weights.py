@@ -15,14 +15,15 @@ def test_a_step_follows_the_gradient_of_the_softmax_loss():
     numeric = []
     for c in range(3):
         up, down = (Weights(["a", "b", "c"], {"a": 0.3}) for _ in range(2))
-        up.values[1, c] += 1e-2
-        down.values[1, c] -= 1e-2
+        up.values[2, c] += 1e-2
+        down.values[2, c] -= 1e-2
         numeric.append((_loss(up, 5, z, item) - _loss(down, 5, z, item)) / 2e-2)
     before = weights.values.copy()
     weights.step(5, z, item, np.ones(6, bool), rng)
     g = np.array(numeric)
-    np.testing.assert_allclose(before[1] - weights.values[1], 0.2 * g / np.sqrt(1 + g**2), rtol=1e-2, atol=1e-4)
-    np.testing.assert_array_equal(weights.values[[0, 2]], before[[0, 2]])
+    for row in (0, 2):  # what is shared, and the segment's own
+        np.testing.assert_allclose(before[row] - weights.values[row], 0.2 * g / np.sqrt(1 + g**2), rtol=1e-2, atol=1e-4)
+    np.testing.assert_array_equal(weights.values[[1, 3]], before[[1, 3]])
 
 
 def test_the_column_that_tells_what_is_taken_outweighs_noise():
@@ -34,6 +35,15 @@ def test_the_column_that_tells_what_is_taken_outweighs_noise():
     noise, signal = weights.of(20)
     assert signal > 2
     assert abs(noise) < 0.5
+
+
+def test_a_segment_of_which_nothing_is_known_begins_where_the_others_are():
+    rng = np.random.default_rng(8)
+    weights = Weights(["signal"], {})
+    for _ in range(100):
+        z = rng.normal(size=(1, 50))
+        weights.step(5, z, int(z[0].argmax()), np.ones(50, bool), rng)
+    assert weights.of(100)[0] > 0.5
 
 
 def test_a_sampled_step_moves_like_a_full_one(monkeypatch):
