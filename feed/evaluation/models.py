@@ -39,7 +39,13 @@ MODELS: Mapping[str, Model] = {
     "popular": Model(Popular),
     "decayed-popular": Model(Popular, {"half_life_days": HALF_LIVES}),
     "item-knn": Model(
-        ItemKnn, {"decay": DECAYS, "shrink": (10.0, 0.0, 3.0, 30.0, 100.0), "neighbours": (200, 20, 50, 100, 500, 2000)}
+        ItemKnn,
+        {
+            "decay": DECAYS,
+            "balance": (0.5, 0.3, 0.4, 0.6, 0.7, 0.8),
+            "shrink": (10.0, 0.0, 3.0, 30.0, 100.0),
+            "neighbours": (200, 20, 50, 100, 500, 2000),
+        },
     ),
     "ease": Model(Ease, {"decay": DECAYS, "ridge": (100.0, 10.0, 30.0, 300.0, 1000.0)}),
     "ease-prior": Model(
