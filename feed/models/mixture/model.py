@@ -7,14 +7,14 @@
 `observe` updates state (histories, counts, pairs) with every event; `learn` moves parameters (weights, towers).
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from feed.models.mixture import prior
-from feed.models.mixture.chunks import Builder, Chunk, Person
+from feed.models.mixture.chunks import CHUNK, SAMPLED, SMALL, Builder, Chunk, Person
 from feed.models.mixture.content import Content
 from feed.models.mixture.covisitation import CoVisitation, Relation
 from feed.models.mixture.history import History
@@ -92,13 +92,14 @@ class Mixture:
     def fit(self, rows: Rows, catalogue: Catalogue) -> None:
         """Start from nothing and learn the rows, in order."""
         self._open(catalogue)
-        chunks: list[Chunk] = []
+        size = CHUNK * (catalogue.n_items if catalogue.n_items <= SMALL else SAMPLED + CHUNK)
+        chunks: deque[Chunk] = deque(maxlen=max(KEPT // max(size, 1), 1))
         for k in range(len(rows.user)):
             if rows.first[k] and (chunk := self._learn_weights(self._target(k, rows))) is not None:
                 chunks.append(chunk)
             self.observe(k, rows)
         if self._with_towers:
-            self.residual.fit(chunks[-KEPT // chunks[0].offset.size :] if chunks else [])
+            self.residual.fit(list(chunks))
         self._asked = None
 
     def scores(self, user: int, at: float) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 SQUARE = 2048  # items up to which a table is a square: 16 MB
 WIDEST = 512  # entries of a row
-ENTRIES = 2**24  # of all rows together: 200 MB
+ENTRIES = 2**24  # of all rows together: 134 MB
 
 
 class Pairs(Protocol):

@@ -7,7 +7,7 @@ three of the past, drawn from a reservoir; alone it would make the model forget.
 Reference: Vitter 1985, "Random Sampling with a Reservoir".
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -41,15 +41,15 @@ class Residual:
     def fit(self, chunks: Sequence[Chunk]) -> int:
         """Train on chunks in the order of time; the number of epochs, 0 where the towers explain nothing."""
         split = len(chunks) - len(chunks) // HELD
-        self._epochs = self._best(chunks[:split], chunks[split:]) if len(chunks) >= FEWEST else 0
+        epochs = self._best(chunks[:split], chunks[split:]) if len(chunks) >= FEWEST else 0
         for chunk in chunks:
             self._offer(chunk)
-        if self._epochs:
+        if epochs:
             self._start()
-            for _ in range(self._epochs):
+            for _ in range(epochs):
                 self._epoch(chunks)
             self._settle()
-        return self._epochs
+        return epochs
 
     def learn(self, chunk: Chunk) -> None:
         """One step on the chunk and some of the past."""
@@ -71,9 +71,35 @@ class Residual:
         logits: np.ndarray = (self._vectors @ u[0] + self._bias).numpy()
         return logits
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The towers' weights and their optimiser's state, for a snapshot; nothing where there are no towers.
+
+        The reservoir is left out: who goes on from a snapshot replays what comes from then on.
+        """
+        if self._towers is None:
+            return {}
+        weights = {f"towers.{name}": tensor.numpy().copy() for name, tensor in self._towers.state_dict().items()}
+        return weights | {f"adam.{name}": array for name, array in self._adam.to_arrays().items()}
+
+    @classmethod
+    def from_arrays(cls, attributes: Attributes, seed: int, arrays: Mapping[str, np.ndarray]) -> "Residual":
+        """What `to_arrays` gave, for the same attributes."""
+        residual = cls(attributes, seed)
+        if arrays:
+            residual._start()
+            residual._restore(arrays)
+        return residual
+
+    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        assert self._towers is not None
+        start = "towers."
+        state = {name.removeprefix(start): torch.from_numpy(array) for name, array in arrays.items() if name.startswith(start)}
+        self._towers.load_state_dict(state)
+        self._adam.restore({name.removeprefix("adam."): array for name, array in arrays.items() if name.startswith("adam.")})
+        self._settle()
+
     _vectors: Tensor  # float32 (n, 128) and (n,) for `_evidence`
     _bias: Tensor
-    _epochs = 0
 
     def _best(self, chunks: Sequence[Chunk], held: Sequence[Chunk]) -> int:
         """The number of epochs on `chunks` after which `held` is explained best."""

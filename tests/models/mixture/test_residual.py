@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from feed.models.mixture.chunks import CHUNK, Builder, Person
+from feed.models.mixture.residual import Residual
+from feed.models.mixture.tower import Attributes
+
+ITEMS, KINDS = 40, 4  # an item's kind is its code modulo 4
+
+
+def _attributes():
+    return Attributes(np.zeros((1, 0), np.int64), np.zeros((ITEMS, 0), np.int64), np.zeros((ITEMS, 0), np.float32))
+
+
+def _chunks(rng, many, told):
+    """People who take what is of the kind of their history; where `told`, the offset says so already."""
+    builder, chunks = Builder(ITEMS, rng), []
+    kinds = np.arange(ITEMS) % KINDS
+    counts = np.full(ITEMS, 1000)
+    for _ in range(many * CHUNK):
+        kind = rng.integers(KINDS)
+        own = rng.permutation(np.flatnonzero(kinds == kind))
+        scores = np.where(kinds == kind, 10.0, 0.0) if told else np.zeros(ITEMS)
+        possible = np.ones(ITEMS, bool)
+        possible[own[1:5]] = False
+        chunk = builder.add(Person(0, own[1:5].tolist(), 4), int(own[0]), scores, possible, counts)
+        if chunk is not None:
+            chunks.append(chunk)
+    return chunks
+
+
+@pytest.fixture(scope="module")
+def trained():
+    residual = Residual(_attributes(), seed=1)
+    assert residual.fit(_chunks(np.random.default_rng(1), 120, told=False)) > 0
+    return residual
+
+
+def test_the_kind_of_the_history_is_learned(trained):
+    logits = trained.column(Person(0, [0, 4, 8, 12], 4), np.full(ITEMS, 1000))
+    kinds = np.arange(ITEMS) % KINDS
+    assert logits[kinds == 0].min() > logits[kinds != 0].max()
+
+
+def test_what_the_other_columns_say_already_leaves_nothing_to_learn():
+    residual = Residual(_attributes(), seed=1)
+    residual.fit(_chunks(np.random.default_rng(2), 40, told=True))
+    logits = residual.column(Person(0, [0, 4, 8, 12], 4), np.full(ITEMS, 1000))
+    assert np.abs(logits - logits.mean()).max() < 1.0  # the offsets differ by 10
+
+
+def test_an_item_never_taken_is_not_told_by_its_own_embedding(trained):
+    counts = np.full(ITEMS, 1000)
+    counts[[0, 1]] = 0  # of two kinds, and without content
+    logits = trained.column(Person(0, [4, 8, 12], 3), counts)
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+
+
+def test_online_steps_follow_a_change(trained):
+    arrays = trained.to_arrays()
+    learner = Residual.from_arrays(_attributes(), 1, arrays)
+    person, counts = Person(0, [0, 4, 8, 12], 4), np.full(ITEMS, 1000)
+    kinds = np.arange(ITEMS) % KINDS
+    before = learner.column(person, counts)
+    rng, builder = np.random.default_rng(3), Builder(ITEMS, np.random.default_rng(3))
+    for _ in range(60 * CHUNK):  # who liked kind 0 now takes kind 1
+        item = int(rng.choice(np.flatnonzero(kinds == 1)))
+        chunk = builder.add(person, item, np.zeros(ITEMS), np.ones(ITEMS, bool), counts)
+        if chunk is not None:
+            learner.learn(chunk)
+    after = learner.column(person, counts)
+    assert before[kinds == 0].mean() > before[kinds == 1].mean()
+    assert after[kinds == 1].mean() > after[kinds == 0].mean()
+
+
+def test_arrays_bring_back_the_same_column(trained):
+    back = Residual.from_arrays(_attributes(), 1, trained.to_arrays())
+    person, counts = Person(0, [3, 7], 2), np.full(ITEMS, 1000)
+    np.testing.assert_allclose(back.column(person, counts), trained.column(person, counts), atol=1e-5)
+
+
+def test_a_sample_of_a_large_catalogue_is_corrected_for_its_chances(monkeypatch):
+    monkeypatch.setattr("feed.models.mixture.chunks.SMALL", 10)
+    monkeypatch.setattr("feed.models.mixture.chunks.SAMPLED", 10)
+    (chunk,) = _chunks(np.random.default_rng(4), 1, told=False)
+    assert len(chunk.candidates) < ITEMS
+    assert np.isfinite(chunk.offset[np.arange(CHUNK), chunk.target]).all()
+    finite = chunk.offset[np.isfinite(chunk.offset)]
+    np.testing.assert_allclose(finite, -np.log(min(CHUNK / ITEMS + 10 / ITEMS, 1.0)), atol=1e-3)
