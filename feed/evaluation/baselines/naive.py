@@ -17,7 +17,11 @@ class Tower(nn.Module):
 
     def __init__(self, sizes: list[int], width: int) -> None:
         super().__init__()
-        self._embeddings = nn.ModuleList(nn.Embedding(size, width, padding_idx=0) for size in sizes)
+        tables = [nn.Embedding(size, width, padding_idx=0) for size in sizes]
+        for table in tables:
+            nn.init.zeros_(table.weight)
+            nn.init.normal_(table.weight[1:], std=0.05)  # ids that were never trained are to say little
+        self._embeddings = nn.ModuleList(tables)
         self._out = nn.Sequential(nn.Linear(width * len(sizes), 128), nn.ReLU(), nn.Linear(128, WIDTH))
 
     def forward(self, codes: Tensor) -> Tensor:
