@@ -205,7 +205,7 @@ def grids(console: Console) -> None:
 
 def main(
     data: Annotated[Path | None, typer.Option(help="folder in the data format (docs/event-schema.md)")] = None,
-    model: Annotated[str, typer.Option(help=f"one of {', '.join(MODELS)}")] = "prior-covisitation",
+    model: Annotated[str, typer.Option(help=f"one of {', '.join(MODELS)}")] = "mixture",
     protocol: Annotated[Protocol, typer.Option(help="rank before each event, or once at the split")] = "progressive",
     positive: Annotated[str, typer.Option(help="kinds of events that count as relevant")] = ",".join(sorted(POSITIVES)),
     state_every: Annotated[int, typer.Option(min=1, help="history and counts are refreshed every so many events")] = 1,
