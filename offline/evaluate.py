@@ -134,14 +134,18 @@ def about(data: Dataset, plan: Plan, log: Log, part: Slice) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that runs, with + if files were changed since; "unknown" outside a checkout."""
+    """The commit that runs, with + if files were changed since (the list of test runs aside); "unknown" outside a checkout."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "--short", "HEAD") + (
+            "+"
+            if git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":(top,exclude)docs/{TEST_RUNS.name}")
+            else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

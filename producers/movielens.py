@@ -8,6 +8,7 @@ import importlib.util
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import typer
 from rich import print
@@ -67,10 +68,14 @@ def _items(films: pd.DataFrame, ratings: pd.DataFrame) -> pd.DataFrame:
 
 
 def _interactions(ratings: pd.DataFrame) -> pd.DataFrame:
-    views = ratings[["user_id", "movie_id", "occurred_at"]].assign(event="view", order=0)
+    """Three ratings in four share their second with another of the same user. Which came first is not known, so it is drawn: in
+    the order of their ids, a model would learn that the next film has the larger one."""
+    ratings = ratings.sort_values(["user_id", "movie_id"], ignore_index=True)
+    drawn = np.random.default_rng(0).permutation(len(ratings))
+    views = ratings[["user_id", "movie_id", "occurred_at"]].assign(event="view", drawn=drawn, order=0)
     likes = views[ratings["rating"] >= LIKED].assign(event="like", order=1)
-    rows = pd.concat([views, likes]).sort_values(["occurred_at", "user_id", "movie_id", "order"], kind="stable")
-    return rows.rename(columns={"movie_id": "item_id"}).drop(columns="order")
+    rows = pd.concat([views, likes]).sort_values(["occurred_at", "user_id", "drawn", "order"], kind="stable")
+    return rows.rename(columns={"movie_id": "item_id"}).drop(columns=["drawn", "order"])
 
 
 def main(

@@ -36,7 +36,7 @@ from feed.attribution import Marks, Pending
 from feed.catalogue import Item
 from feed.errors import BadSetting, FeedError, OtherCatalogue, OtherLog
 from feed.events import Event
-from feed.features import ItemTable, UserState
+from feed.features import ItemTable, UserState, new_user
 from feed.features.counts import oldest_kept
 from feed.wire import Position
 
@@ -217,9 +217,11 @@ class FeatureStore:
         self._stamp = 0
 
     def users(self, ids: Sequence[str]) -> list[UserState | None]:
-        """The users' states, None where nothing is known."""
+        """The users' states, None where nothing is known; features that an older version did not have are as of a new user."""
         values = cast("list[bytes | None]", self._client.mget([f"user:{i}" for i in ids])) if ids else []
-        return [None if value is None else msgspec.json.decode(value) for value in values]
+        return [
+            None if value is None else new_user(i) | msgspec.json.decode(value) for i, value in zip(ids, values, strict=True)
+        ]
 
     def all_user_ids(self) -> Iterator[str]:
         """Every user of whom anything is known, in no order."""

@@ -87,15 +87,16 @@ class Comparison:
     def out_of_reach(self, limit: int) -> bool:
         """Going on to `limit` requests with evidence would hardly show anything.
 
-        Neither would the challenger be found better if the mean were a standard error above what it is so far, nor the champion
-        if it were one below. Ending a trial for want of hope promotes nothing, so no level depends on it.
+        Neither would the challenger be found better if the mean were two standard errors above what it is so far, nor the
+        champion if it were two below. Ending a trial for want of hope promotes nothing, so no level depends on it.
         """
-        sums, more = self.tested, limit / max(1, self.evidence)
+        sums = self.tested
         if not self._rho:
             return False
-        variance, n = more * sums.variance, more * sums.n
+        n = sums.n + limit - self.evidence
+        variance = sums.variance * n / sums.n
         better, worse = (boundary(variance, self._rho, alpha) / n for alpha in (self.alpha, WORSE_ALPHA))
-        return sums.mean + sums.error < better and sums.error - sums.mean < worse
+        return sums.mean + 2 * sums.error < better and 2 * sums.error - sums.mean < worse
 
     @property
     def tested(self) -> Clustered:

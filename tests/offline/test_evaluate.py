@@ -17,6 +17,12 @@ app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(evaluate.main)
 
 
+@pytest.fixture(autouse=True)
+def _logging_as_it_was(monkeypatch):
+    """A command sets up the logging of its process; here it would be that of all tests after it."""
+    monkeypatch.setattr(evaluate.logs, "setup", lambda configuration, service: None)
+
+
 @pytest.fixture
 def counted(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "TEST_RUNS", tmp_path / "test-runs.md")

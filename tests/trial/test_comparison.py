@@ -117,8 +117,8 @@ def test_when_people_click_at_random_no_model_is_better():
 
 def test_a_trial_of_which_nothing_is_to_be_expected_ends_before_the_limit():
     at_random = requests(3000, chance=np.full_like(CHANCE, 0.08))
-    verdict = compare(Scorer(OTHER), Scorer(TRUTH), at_random, limit=5000)
-    assert (verdict.decision, verdict.why[:51]) == ("give up", "5000 requests with evidence would hardly show anyth")
+    verdict = compare(Scorer(OTHER), Scorer(TRUTH), at_random, limit=3200)
+    assert (verdict.decision, verdict.why[:51]) == ("give up", "3200 requests with evidence would hardly show anyth")
     assert verdict.figures["difference"]["low"] < 0 < verdict.figures["difference"]["high"]
     assert verdict.figures["with_evidence"] > 500
 

@@ -1,6 +1,6 @@
 """Matrix factors of users and items, trained by the package implicit; users are folded in as they like more.
 
-The package is only needed for these two: `pip install implicit`.
+The package is only needed for these two: the extra `baselines` brings it.
 """
 
 import importlib
@@ -126,7 +126,9 @@ class Bpr:
 
 def _package(name: str) -> Any:
     if importlib.util.find_spec("implicit") is None:
-        raise BadSetting("als and bpr are those of the package implicit, which is not installed here: pip install implicit")
+        raise BadSetting(
+            "als and bpr need the package implicit, which is not installed here: pip install 'feedloop[baselines]'"
+        )
     return importlib.import_module(name)
 
 
