@@ -21,8 +21,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.loop import Loop, seeded, start
 from feed.examples import Example
+from feed.models.adam import Adam
 from feed.models.snapshot import Snapshot
-from feed.models.train import Adam, train
+from feed.models.train import RATE, train
 from feed.models.two_tower import TwoTower
 from feed.ranking.arms import Policy
 from feed.trial import Comparison, LastSeen, Scorer, Verdict, judge, level
@@ -115,7 +116,7 @@ def in_batch_softmax(champion: Snapshot, past: Sequence[Example], seed: int) -> 
         users = model.user_vectors(champion.space.frozen_users([user for user, _ in batch]))
         items = model.item_vectors(champion.space.frozen_items([item for _, item in batch]))
         cross_entropy(users @ items.T, torch.arange(BATCH)).backward()
-        optimiser.step()
+        optimiser.step(RATE)
     return replace(champion, model=model.eval())
 
 

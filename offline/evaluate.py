@@ -141,11 +141,8 @@ def commit() -> str:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + (
-            "+"
-            if git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":(top,exclude)docs/{TEST_RUNS.name}")
-            else ""
-        )
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":(top,exclude)docs/{TEST_RUNS.name}")
+        return git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -163,9 +163,8 @@ class Folder:
 
     def _refuse(self, change: Change, letter: DeadLetter) -> None:
         place, value = letter.position, wire.encode(letter)
-        if (
-            len(value) + len(letter.key or b"") > MOST_BYTES
-        ):  # what came in a compressed batch can be larger than one that is not
+        # what came in a compressed batch can be larger than one that is not
+        if len(value) + len(letter.key or b"") > MOST_BYTES:
             reason = f"{letter.reason[:1000]} (the record is too large for {wire.DEAD_LETTERS.name}: it is left where it is)"
             letter = DeadLetter(letter.topic, place, reason, None, None)
             value = wire.encode(letter)

@@ -76,8 +76,8 @@ class Seen:
         self._created = catalogue.created
         self._met: dict[int, list[int]] = {}
         self.events = np.bincount(rows.user[:end][rows.opens[:end]], minlength=catalogue.n_users)
-        for user, item in zip(rows.user[:end][rows.new[:end] & rows.opens[:end]].tolist(),
-                              rows.item[:end][rows.new[:end] & rows.opens[:end]].tolist(), strict=True):  # fmt: skip
+        met = np.flatnonzero(rows.new[:end] & rows.opens[:end])
+        for user, item in zip(rows.user[met].tolist(), rows.item[met].tolist(), strict=True):
             self._met.setdefault(user, []).append(item)
 
     def add(self, k: int, rows: Rows) -> None:

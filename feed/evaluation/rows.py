@@ -9,6 +9,7 @@ Users and items are codes drawn at random, because ids often follow time or popu
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -45,7 +46,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.user)
 
-    @property
+    @cached_property
     def shown(self) -> np.ndarray:
         """bool (n,): an impression, which is not yet an engagement."""
         return np.asarray(self.kind == KINDS.index("impression"))

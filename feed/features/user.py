@@ -161,16 +161,12 @@ class Affinity(UserFeature):
             at = max(since, now)
             part[token] = [round(weight * self._decay(at - since) + evidence * self._decay(at - now), 6), round(at, 3)]
         if len(part) > self.bound:
-            weights = {token: abs(w) * self._decay(now - t) for token, (w, t) in part.items()}
-            for token in sorted(weights, key=lambda token: (weights[token], token))[: len(part) - self.bound]:
-                del part[token]
+            _keep_strongest(part, {token: abs(w) * self._decay(now - t) for token, (w, t) in part.items()}, self.bound)
         return part
 
     def weights(self, part: dict[str, list[float]], now: float) -> Sequence[tuple[str, float]]:
         """weight / (2 + sum of |weights|): a direction that grows longer with evidence, up to 1."""
-        decayed = [(token, w * self._decay(now - t)) for token, (w, t) in part.items()]
-        scale = 2.0 + sum(abs(w) for _, w in decayed)
-        return sorted(((token, w / scale) for token, w in decayed), key=lambda pair: (-abs(pair[1]), pair[0]))
+        return _scaled([(token, w * self._decay(now - t)) for token, (w, t) in part.items()])
 
     def _decay(self, age: float) -> float:
         return 2.0 ** (-age / self.HALF_LIFE) if age > 0.0 else 1.0
@@ -205,16 +201,12 @@ class Lately(UserFeature):
             weight, since = weights.get(token, (0.0, n))
             weights[token] = [round(weight * self.KEPT ** (n - since) + self.EVIDENCE[kind(event)], 6), n]
         if len(weights) > self.bound:
-            strength = {token: abs(w) * self.KEPT ** (n - since) for token, (w, since) in weights.items()}
-            for token in sorted(strength, key=lambda token: (strength[token], token))[: len(weights) - self.bound]:
-                del weights[token]
+            _keep_strongest(weights, {t: abs(w) * self.KEPT ** (n - since) for t, (w, since) in weights.items()}, self.bound)
         return part
 
     def weights(self, part: dict[str, Any], now: float) -> Sequence[tuple[str, float]]:
         """weight / (2 + sum of |weights|), as `Affinity`."""
-        decayed = [(token, w * self.KEPT ** (part["n"] - since)) for token, (w, since) in part["weights"].items()]
-        scale = 2.0 + sum(abs(w) for _, w in decayed)
-        return sorted(((token, w / scale) for token, w in decayed), key=lambda pair: (-abs(pair[1]), pair[0]))
+        return _scaled([(token, w * self.KEPT ** (part["n"] - since)) for token, (w, since) in part["weights"].items()])
 
 
 def _tokens(attribute: str, item: Item) -> Collection[str]:
@@ -222,6 +214,16 @@ def _tokens(attribute: str, item: Item) -> Collection[str]:
         return item.tags
     token = item.category if attribute == "categories" else item.creator_id
     return () if token is None else (token,)
+
+
+def _keep_strongest(part: dict[str, list[float]], strength: Mapping[str, float], bound: int) -> None:
+    for token in sorted(strength, key=lambda token: (strength[token], token))[: len(part) - bound]:
+        del part[token]
+
+
+def _scaled(decayed: Sequence[tuple[str, float]]) -> Sequence[tuple[str, float]]:
+    scale = 2.0 + sum(abs(w) for _, w in decayed)
+    return sorted(((token, w / scale) for token, w in decayed), key=lambda pair: (-abs(pair[1]), pair[0]))
 
 
 class Last(UserFeature):

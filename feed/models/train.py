@@ -17,7 +17,7 @@ References: Mikolov et al. 2013, "Distributed Representations of Words and Phras
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from feed.features import FeatureSpace
+from feed.models.adam import Adam
 from feed.models.pairs import CHUNK, SAMPLED, Chunks
 from feed.models.two_tower import TwoTower
 
@@ -70,7 +71,7 @@ def train(
     for epoch in range(epochs):
         for step, which in enumerate(np.array_split(rng.permutation(len(chunks)), steps), epoch * steps + 1):
             loss(model, chunks, which).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimiser.step(RATE)
             _approach(average, model, max(AVERAGING, 1 / step))
             stepped(step, epochs * steps)
         judgements.append(judge(average))
@@ -102,29 +103,3 @@ def loss(model: TwoTower, chunks: Chunks, which: np.ndarray) -> Tensor:
     return taken / positive.sum().clamp(min=1) + SAMPLED_WEIGHT * (softplus(sampled) * negative).sum() / negative.sum().clamp(
         min=1
     )
-
-
-class Adam:
-    """m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g²; w -= RATE * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
-
-    Kingma and Ba 2015, algorithm 1. Written out, because `torch.optim` imports torch's compiler: 4 seconds for these lines.
-    """
-
-    B1, B2, EPS = 0.9, 0.999, 1e-8
-
-    def __init__(self, weights: Iterable[Tensor]) -> None:
-        self._state = [(w, torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
-        self._steps = 0
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Apply the gradients and clear them."""
-        self._steps += 1
-        rate = RATE / (1 - self.B1**self._steps)
-        for w, m, v in self._state:
-            if w.grad is None:
-                continue
-            m.lerp_(w.grad, 1 - self.B1)
-            v.mul_(self.B2).addcmul_(w.grad, w.grad, value=1 - self.B2)
-            w.addcdiv_(m, v.div(1 - self.B2**self._steps).sqrt_().add_(self.EPS), value=-rate)
-            w.grad = None

@@ -169,11 +169,12 @@ class Registry:
         for version in self.versions():
             if newest is None or _number(version) > _number(newest["version"]):
                 self._complete_publication(version)
-        role, done = self._champion(), self._read("previous")
         try:
-            self._stated_champion()
+            role = self._stated_champion()
         except BadModel:
-            replace_json(self._roles / "champion.json", role or {})
+            role = self._told_champion()
+            replace_json(self._roles / "champion.json", role)
+        done = self._read("previous")
         if role and (done is None or done.get("generation") != role["generation"]):
             self._complete_change(role)
 
@@ -222,10 +223,13 @@ class Registry:
         try:
             return self._stated_champion()
         except BadModel:
-            told = [line for line in map(self._ledger.newest, (PROMOTED, ROLLED_BACK)) if line]
-            if not told:
-                raise
-            return max(told, key=lambda line: int(line["generation"]))
+            return self._told_champion()
+
+    def _told_champion(self) -> dict[str, Any]:
+        told = [line for line in map(self._ledger.newest, (PROMOTED, ROLLED_BACK)) if line]
+        if not told:
+            raise self._no_role("champion")
+        return max(told, key=lambda line: int(line["generation"]))
 
     def _stated_champion(self) -> dict[str, Any] | None:
         role = self._read("champion")

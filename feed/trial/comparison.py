@@ -81,7 +81,7 @@ class Comparison:
     def interval(self) -> tuple[float, float]:
         """Of the mean difference, always valid: the lower end at the level of the trial, the upper at `WORSE_ALPHA`."""
         sums = self.tested
-        below, above = (boundary(sums.variance, self._rho, alpha) / max(1, sums.n) for alpha in (self.alpha, WORSE_ALPHA))
+        below, above = self._reach(sums.variance, max(1, sums.n))
         return sums.mean - below, sums.mean + above
 
     def out_of_reach(self, limit: int) -> bool:
@@ -94,9 +94,13 @@ class Comparison:
         if not self._rho:
             return False
         n = sums.n + limit - self.evidence
-        variance = sums.variance * n / sums.n
-        better, worse = (boundary(variance, self._rho, alpha) / n for alpha in (self.alpha, WORSE_ALPHA))
+        better, worse = self._reach(sums.variance * n / sums.n, n)
         return sums.mean + 2 * sums.error < better and 2 * sums.error - sums.mean < worse
+
+    def _reach(self, variance: float, n: int) -> tuple[float, float]:
+        """How far from 0 the mean of n differences must be for the challenger, and for the champion, to be better."""
+        better, worse = (boundary(variance, self._rho, alpha) / n for alpha in (self.alpha, WORSE_ALPHA))
+        return better, worse
 
     @property
     def tested(self) -> Clustered:

@@ -22,6 +22,11 @@ class Liked:
         mine.pop(item, None)
         mine[item] = None
 
+    def observe(self, k: int, rows: Rows) -> None:
+        """Row k, if it is a positive, joins its user's items."""
+        if rows.positive[k]:
+            self.add(int(rows.user[k]), int(rows.item[k]))
+
     def of(self, user: int) -> np.ndarray:
         """int64, the latest last."""
         return np.fromiter(self._items.get(user, ()), np.int64)
@@ -40,9 +45,8 @@ class Liked:
 def liked_of(rows: Rows) -> Liked:
     """Of all positives among the rows."""
     liked = Liked()
-    at = np.flatnonzero(rows.positive)
-    for user, item in zip(rows.user[at].tolist(), rows.item[at].tolist(), strict=True):
-        liked.add(user, item)
+    for k in np.flatnonzero(rows.positive).tolist():
+        liked.observe(k, rows)
     return liked
 
 

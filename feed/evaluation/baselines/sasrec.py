@@ -82,8 +82,7 @@ class SasRec:
 
     def observe(self, k: int, rows: Rows) -> None:
         """A positive joins its user's history."""
-        if rows.positive[k]:
-            self._liked.add(int(rows.user[k]), int(rows.item[k]))
+        self._liked.observe(k, rows)
 
     def learn(self, k: int, rows: Rows) -> None:
         """The net stays as it was fitted."""

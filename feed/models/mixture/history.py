@@ -1,7 +1,5 @@
 """What is known of one user: the items seen, those met and those liked, in order, each once."""
 
-from collections.abc import Iterable
-
 LIKED, MET, SEEN = 50, 50, 1000  # latest items kept
 
 
@@ -29,15 +27,15 @@ class History:
 
     def seen(self) -> list[int]:
         """The latest first."""
-        return _latest(self._seen, SEEN)
+        return list(reversed(self._seen))
 
-    def liked(self, most: int = LIKED) -> list[int]:
+    def liked(self) -> list[int]:
         """The latest first."""
-        return _latest(self._liked, most)
+        return list(reversed(self._liked))
 
-    def met(self, most: int = MET) -> list[int]:
+    def met(self) -> list[int]:
         """The latest first."""
-        return _latest(self._met, most)
+        return list(reversed(self._met))
 
 
 def _to_end(order: dict[int, None], item: int, bound: int) -> None:
@@ -45,8 +43,3 @@ def _to_end(order: dict[int, None], item: int, bound: int) -> None:
     order[item] = None
     if len(order) > bound:
         del order[next(iter(order))]
-
-
-def _latest(order: dict[int, None], most: int) -> list[int]:
-    items: Iterable[int] = reversed(order)
-    return [item for item, _ in zip(items, range(most), strict=False)]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from feed.models.mixture.adam import Adam
+from feed.models.adam import Adam
 from feed.models.mixture.chunks import Chunk, Person, evidence, rows
 from feed.models.mixture.tower import VECTOR, Attributes, Towers
 

@@ -1,5 +1,7 @@
 """Adam: m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g²; w -= rate * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
 
+Written out, because `torch.optim` imports torch's compiler: 4 seconds for these lines.
+
 Reference: Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization", algorithm 1.
 """
 
