@@ -198,15 +198,21 @@ def test_a_user_without_a_feed_is_skipped_until_there_is_one(system: Settings, w
 
 
 def test_new_users_and_items_are_published_as_they_come(system: Settings, world: World) -> None:
+    looked: list[float] = []
+
+    def for_a_second(figures: Figures, seconds: float) -> bool:
+        looked.append(seconds)
+        return seconds < 1.0
+
     with kafka.Sender(system.kafka) as sender:
         people = live(system, world, sender)
-        simulate(people, 20, 1.0, (300, 600), None, go_on)
+        simulate(people, 20, 0.0, (300, 600), None, for_a_second)
     users = [wire.decode_user(record.value) for record in kafka.read_topic(system.kafka, wire.USERS)]
     items = [wire.decode_item(record.value) for record in kafka.read_topic(system.kafka, wire.ITEMS)]
     assert sorted(int(user.user_id) for user in users) == list(range(USERS, USERS + len(users)))
     assert sorted(int(item.item_id) for item in items) == list(range(ITEMS, ITEMS + len(items)))
-    assert 4 <= len(users) <= 5
-    assert 9 <= len(items) <= 10
+    assert len(users) == int(300 * looked[-1] / 60) >= 5
+    assert len(items) == int(600 * looked[-1] / 60) >= 10
     assert len(people.audience.seen) == USERS + len(users)
 
 
