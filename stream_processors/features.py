@@ -125,7 +125,7 @@ class Folder:
                 f"{len(example.rows)} items, more than a record may have: show fewer items in one impression, or give them "
                 "fewer and shorter tags and attributes"
             )
-            self._refuse(change, DeadLetter(wire.TRAINING_EXAMPLES.name, change.position, reason, key, None))
+            self._refuse(change, DeadLetter(wire.INTERACTIONS.name, change.position, reason, key, None))
         change.pending, change.marks, change.marks_before = windows.pending, windows.marks, windows.before
 
     def _load(self, change: Change, ids: Sequence[str], store: FeatureStore) -> None:
@@ -320,10 +320,11 @@ class FeaturesAgent:
             return False
         other = self._store.position(other_id, partition)
         change = self._folder.close(Position(topic_id, partition, position), self._store)
-        if not change.messages:
+        if change.marks == change.marks_before:  # every window that closes counts, as an example or as what came too late
             return True
         done = self._store.apply(change, position, other_id, other).done
         if done:
+            _say_late(change)
             self.send_outbox(wire.INTERACTIONS.name, partition)
         return done
 

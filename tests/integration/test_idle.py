@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from faust.types import TP
+from structlog.testing import capture_logs
 
 from deploy import embedded
 from feed import wire
@@ -41,6 +42,8 @@ class System:
             FeatureStore(connect(redis_url)), sender, Folder(1, 300.0, 1800.0), topic_ids, self.tail, IDLE_LOOKS * LOOK_SECONDS
         )
         self.sent = 0
+        self.topic_id = topic_ids[wire.INTERACTIONS.name]
+        self.client = connect(redis_url)
 
     def send(self, *events) -> None:
         for event in events:
@@ -62,6 +65,10 @@ class System:
         for _ in range(times):
             asyncio.run(self.agent.close_idle([PLACE]))
 
+    def open(self) -> int:
+        """Of how many users something is open."""
+        return self.client.hlen(f"open:{self.topic_id}:0")
+
     def examples(self) -> list[Example]:
         return [decode_record(record.value) for record in kafka.read_topic(self.broker, wire.TRAINING_EXAMPLES)]
 
@@ -81,6 +88,18 @@ def test_windows_close_when_the_broker_has_had_nothing_more_for_the_idle_time(sy
     assert system.examples() == []
     system.look(1)
     assert [example.example_id for example in system.examples()] == ["r"]
+
+
+def test_an_engagement_that_waits_for_its_request_is_too_late_when_nothing_comes_and_that_is_said_once(system):
+    waits = Like(event_id="w", user_id="2", occurred_at=utc(1.7e9), item_id="a", request_id="never shown")
+    system.send(waits)
+    system.fold(waits)
+    assert system.open() == 1
+    with capture_logs() as lines:
+        system.look(3 * IDLE_LOOKS)
+    assert system.open() == 0
+    assert [(line["engagements"], line["in_all"]) for line in lines if "too late" in line["event"]] == [(1, 1)]
+    assert system.examples() == []
 
 
 def test_records_that_are_not_folded_yet_keep_windows_open_however_long_it_takes(system):
