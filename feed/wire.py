@@ -64,7 +64,12 @@ class FeatureUpdate(Struct, frozen=True):
 
 
 class DeadLetter(Struct, frozen=True):
-    """Bytes that could not be used: where they came from, why, and the bytes themselves (base64 in JSON)."""
+    """What could not be used: where it came from, why, and the bytes themselves (base64 in JSON).
+
+    Of a record, `position` is its place in `topic`; `value` is None if it had none or is too large to be sent. An example too
+    large for a record has no bytes there: `topic` is `interactions`, `position` is the next to be read when its window closed,
+    and `reason` names the request.
+    """
 
     topic: str
     position: Position

@@ -33,7 +33,8 @@ def test_an_example_larger_than_a_record_may_be_is_a_dead_letter_that_names_its_
     letter = wire.decode_letter(by_topic[wire.DEAD_LETTERS.name].value)
     assert "example large of user 1 has" in letter.reason
     assert "show fewer items" in letter.reason
-    assert letter.position == Position("I", 0, 3)
+    assert (letter.topic, letter.position) == ("interactions", Position("I", 0, 3))
+    assert (letter.key, letter.value) == (b"1", None)
     assert decode_record(by_topic[wire.TRAINING_EXAMPLES.name].value).example_id == "small"
     assert all(len(message.value) < wire.LARGEST for message in change.messages)
 
