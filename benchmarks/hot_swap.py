@@ -32,7 +32,7 @@ import torch
 import typer
 
 from deploy import embedded
-from feed import logs, settings
+from feed import logs, settings, wire
 from feed.catalogue import Item
 from feed.events import Click, utc
 from feed.features import BatchState, FeatureSpace
@@ -223,7 +223,7 @@ def measure(wanted: int) -> dict[str, object]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="feedloop-swap-")))
         server = stack.enter_context(embedded.start_redis(embedded.free_port(), folder))
         broker = stack.enter_context(embedded.start_broker(embedded.free_port(), folder))
-        kafka.ensure_topics(broker.address, 4)
+        kafka.ensure_topics(broker.address, 4, wire.TOPICS)
         url, port, registry = f"redis://{server.address}/0", embedded.free_port(), Registry(folder / "registry")
         client = connect(url)
         versions = two_versions(registry, fill(FeatureStore(client)))

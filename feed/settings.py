@@ -36,7 +36,7 @@ class Settings(BaseSettings):
         1800.0, gt=0, description="wall clock after which the windows of a partition close in which nothing is left to read"
     )
     examples_days: int = Field(
-        30, ge=1, le=36_500, description="how long training-examples are kept; used when the features agent creates the topic"
+        30, ge=1, le=36_500, description="how long training-examples are kept; used when the topic is created"
     )
     snapshot_seconds: float = Field(15.0, gt=0, description="the learner publishes what it has learned this often")
     trial_requests: int = Field(

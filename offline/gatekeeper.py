@@ -269,7 +269,8 @@ def main(once: Annotated[bool, typer.Option("--once", help="stop when the log is
     configuration = settings.load()
     logs.setup(configuration, "gatekeeper")
     torch.set_num_threads(1)  # two are hardly faster on matrices this small
-    topic_id = kafka.ensure_topics(configuration.kafka, configuration.partitions)[wire.TRAINING_EXAMPLES.name]
+    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
+    topic_id = topic_ids[wire.TRAINING_EXAMPLES.name]
     heartbeat = heartbeat_of("gatekeeper")
     registry = Registry(configuration.registry)
     with kafka.Sender(configuration.kafka) as sender:

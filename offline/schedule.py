@@ -269,7 +269,7 @@ def main(
         if job is None:
             raise FeedError(f"--now {now}: no such job; there are {', '.join(JOBS)}")
         sys.exit(0 if Runner(lambda: None).run(job, "--now") else 1)
-    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions)
+    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
     Schedule(configuration, topic_ids[wire.ALERTS.name]).follow()
 
 

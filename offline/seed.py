@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 import typer
 
-from feed import dataset, logs, settings
+from feed import dataset, logs, settings, wire
 from feed.errors import FeedError, run
 from feed.io import kafka, publish
 from feed.io.redis import FeatureStore, claim_topics, connect
@@ -39,7 +39,7 @@ def main() -> None:
 def seed(configuration: Settings, data: Path) -> None:
     """Publish the log in `data` and make the first champion and everybody's feed of it."""
     tables = dataset.read(data)
-    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions)
+    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
     done = publish.publish_log(configuration.kafka, client, topic_ids, tables, publish.describe(data, tables))

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from feed import dataset, logs, settings
+from feed import dataset, logs, settings, wire
 from feed.errors import BadSetting, run
 from feed.io import kafka, publish
 from feed.io.redis import claim_topics, connect
@@ -19,7 +19,7 @@ console = Console()
 def replay(configuration: Settings, data: Path, speed: float, context: tuple[str, ...], progress: publish.Progress) -> str:
     """Publish the log in `data` and return what was acknowledged, in words."""
     log = dataset.read(data, context)
-    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions)
+    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
     description = publish.describe(data, log)

@@ -360,8 +360,7 @@ def main() -> None:
     """Run the agent until it is told to stop."""
     configuration = settings.load()
     logs.setup(configuration, "features")
-    topics = wire.topics(configuration.examples_days)
-    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, topics)
+    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
     folder = Folder(configuration.partitions, configuration.future_seconds, configuration.attribution_seconds)

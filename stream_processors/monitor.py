@@ -138,7 +138,7 @@ def main() -> None:
     """Run the agent until it is told to stop."""
     configuration = settings.load()
     logs.setup(configuration, "monitor")
-    kafka.ensure_topics(configuration.kafka, configuration.partitions)
+    kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
     with kafka.Sender(configuration.kafka) as sender:
         agent = MonitorAgent(configuration.kafka, sender)
         app = transport.make_app("monitor", configuration)

@@ -16,7 +16,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 from msgspec import Struct
 
 from feed.errors import BadSetting, FeedError
-from feed.wire import LARGEST, TOPICS, Topic, encode, partition_of
+from feed.wire import LARGEST, Topic, encode, partition_of
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ def wait_for_broker(servers: str) -> None:
     _connect(servers).close()
 
 
-def ensure_topics(servers: str, partitions: int, topics: Sequence[Topic] = TOPICS) -> dict[str, str]:
+def ensure_topics(servers: str, partitions: int, topics: Sequence[Topic]) -> dict[str, str]:
     """Create what is missing of `topics`, once the broker answers; returns the id of each by its name.
 
     `partitions`: of those topics that do not have a number of their own. Raises `BadSetting` if one is there with another

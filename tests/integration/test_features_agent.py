@@ -99,7 +99,7 @@ def wait_until(condition, what: str):
 
 
 def test_after_a_burst_of_20000_events_and_a_kill_every_user_and_item_equals_a_recount(own_broker, redis_url, tmp_path):
-    topic_ids = kafka.ensure_topics(own_broker, 8)
+    topic_ids = kafka.ensure_topics(own_broker, 8, wire.TOPICS)
     store = FeatureStore(connect(redis_url))
     log = tmp_path / "agent.log"
     expected, everything = BatchState(ITEMS, USERS), [*events(20_000, seed=1), *last_words()]
@@ -141,7 +141,7 @@ def test_after_a_burst_of_20000_events_and_a_kill_every_user_and_item_equals_a_r
 
 
 def test_unusable_records_become_dead_letters_with_bytes_and_reason_and_the_stream_goes_on(own_broker, redis_url, tmp_path):
-    topic_ids = kafka.ensure_topics(own_broker, 8)
+    topic_ids = kafka.ensure_topics(own_broker, 8, wire.TOPICS)
     store = FeatureStore(connect(redis_url))
     at = utc(1.7e9)
     good = Like(event_id="good", user_id="1", item_id="unknown-item", occurred_at=at)
@@ -183,7 +183,7 @@ def test_unusable_records_become_dead_letters_with_bytes_and_reason_and_the_stre
 
 
 def test_a_partition_that_is_rewound_while_nothing_else_comes_is_folded_again(own_broker, redis_url, tmp_path):
-    topic_ids = kafka.ensure_topics(own_broker, 8)
+    topic_ids = kafka.ensure_topics(own_broker, 8, wire.TOPICS)
     client = connect(redis_url)
     store = FeatureStore(client)
     likes = [Like(event_id=str(k), user_id="1", item_id=str(k), occurred_at=utc(1.7e9 + k)) for k in range(6)]

@@ -36,7 +36,7 @@ class System:
 
     def __init__(self, broker: str, redis_url: str, sender: kafka.Sender) -> None:
         self.broker, self.sender = broker, sender
-        topic_ids = kafka.ensure_topics(broker, 1)
+        topic_ids = kafka.ensure_topics(broker, 1, wire.TOPICS)
         self.tail = kafka.Tail(broker, wire.INTERACTIONS)
         self.agent = FeaturesAgent(
             FeatureStore(connect(redis_url)), sender, Folder(1, 300.0, 1800.0), topic_ids, self.tail, IDLE_LOOKS * LOOK_SECONDS

@@ -35,10 +35,10 @@ def own_broker(tmp_path):
 
 
 def test_topics_are_created_once_with_their_partitions(broker):
-    ids = kafka.ensure_topics(broker, 4)
+    ids = kafka.ensure_topics(broker, 4, wire.TOPICS)
     assert set(ids) == {topic.name for topic in wire.TOPICS}
     assert len(set(ids.values())) == len(ids)
-    assert kafka.ensure_topics(broker, 4) == ids
+    assert kafka.ensure_topics(broker, 4, wire.TOPICS) == ids
 
 
 def test_another_partition_count_is_refused_with_its_remedy(broker, topic):

@@ -74,7 +74,7 @@ def unbroken(values: list[bytes]) -> Learner:
 
 def test_killed_again_and_again_the_weights_are_those_of_an_unkilled_run_bit_for_bit(own_broker, tmp_path):
     torch.set_num_threads(1)
-    kafka.ensure_topics(own_broker, 1)
+    kafka.ensure_topics(own_broker, 1, wire.TOPICS)
     registry, (_, start), log = Registry(tmp_path / "registry"), taught.world(), tmp_path / "agent.log"
     registry.promote(registry.publish(lambda folder: snapshot.save(folder, start.model, start.space, start.manifest)))
     values = records()

@@ -61,7 +61,7 @@ def said(log: Path) -> list[str]:
 
 
 def test_a_drift_is_told_in_the_log_on_the_topic_and_to_the_learner_and_a_killed_agent_does_not_repeat_it(own_broker, tmp_path):
-    kafka.ensure_topics(own_broker, 8)
+    kafka.ensure_topics(own_broker, 8, wire.TOPICS)
     log = tmp_path / "monitor.log"
     examples = list(stream(4000, lambda k, example: 0.35 if k < CHANGE else 0.15))
     with kafka.Sender(own_broker) as sender:

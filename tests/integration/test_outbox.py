@@ -15,7 +15,7 @@ MESSAGES = 3 * SENT_AT_ONCE + 100
 
 
 def test_after_an_outage_only_what_was_being_sent_is_sent_again(own_broker, redis_url, monkeypatch):
-    topic_ids = kafka.ensure_topics(own_broker, 1)
+    topic_ids = kafka.ensure_topics(own_broker, 1, wire.TOPICS)
     store = FeatureStore(connect(redis_url))
     topic, topic_id = wire.INTERACTIONS.name, topic_ids[wire.INTERACTIONS.name]
     caused = [Message(wire.DEAD_LETTERS.name, 0, b"", b"%d" % n) for n in range(MESSAGES)]

@@ -19,7 +19,7 @@ TABLES = ("users", "items", "interactions")
 def own_broker(tmp_path: Path) -> Iterator[str]:
     """An empty broker: an export reads whole topics."""
     with embedded.start_broker(embedded.free_port(), tmp_path) as server:
-        kafka.ensure_topics(server.address, 3)
+        kafka.ensure_topics(server.address, 3, wire.TOPICS)
         yield server.address
 
 

@@ -21,7 +21,7 @@ A_DAY = int(86_400 / STEP)  # requests
 @pytest.fixture
 def configuration(redis_url, own_broker, tmp_path):
     """Settings of a broker of this test's own and of an empty Redis."""
-    kafka.ensure_topics(own_broker, 1)
+    kafka.ensure_topics(own_broker, 1, wire.TOPICS)
     return Settings(kafka=own_broker, redis=redis_url, registry=tmp_path / "registry")
 
 

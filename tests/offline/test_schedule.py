@@ -90,7 +90,7 @@ def test_an_alert_counts_as_acted_on_only_when_its_retrain_has_succeeded_or_is_g
     monkeypatch.setattr(schedule, "commands", lambda job, aside: [[sys.executable, "-c", f"raise SystemExit({next(status)})"]])
     monkeypatch.setattr(schedule, "COOLING", 0.0)
     with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as server:
-        topic_id = kafka.ensure_topics(server.address, 1)[wire.ALERTS.name]
+        topic_id = kafka.ensure_topics(server.address, 1, wire.TOPICS)[wire.ALERTS.name]
         with kafka.Sender(server.address) as sender:
             sender.send(wire.ALERTS, "clicks", alert(1))
         one = Schedule(Settings(kafka=server.address, registry=tmp_path / "registry"), topic_id)
@@ -158,7 +158,7 @@ def test_an_alert_runs_one_retrain_and_a_degraded_night_another_after_ranking_an
     ran: list[str] = []
     monkeypatch.setattr(schedule, "commands", lambda job, aside: ran.append(job) or [[sys.executable, "-c", ""]])
     with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as server:
-        topic_id = kafka.ensure_topics(server.address, 1)[wire.ALERTS.name]
+        topic_id = kafka.ensure_topics(server.address, 1, wire.TOPICS)[wire.ALERTS.name]
         configuration = Settings(kafka=server.address, registry=tmp_path / "registry")
         with kafka.Sender(server.address) as sender:
             sender.send(wire.ALERTS, "features", alert(1, retrain=False))

@@ -41,7 +41,7 @@ def system(own_broker: str, redis_url: str) -> Settings:
 @contextmanager
 def catalogue_agent(system: Settings) -> Iterator[None]:
     """Says of users and items, as the features agent does, that they have been taken in."""
-    topic_ids = kafka.ensure_topics(system.kafka, PARTITIONS)
+    topic_ids = kafka.ensure_topics(system.kafka, PARTITIONS, wire.TOPICS)
     store, stop = FeatureStore(connect(system.redis)), threading.Event()
 
     def work() -> None:
@@ -87,7 +87,7 @@ def test_a_log_is_published_whole_in_each_users_order_with_its_own_times(system:
 def test_a_log_replayed_again_adds_nothing_and_a_part_of_it_is_completed(system: Settings, tmp_path: Path) -> None:
     log = small_log()
     dataset.write(log, tmp_path / "log")
-    topic_ids = kafka.ensure_topics(system.kafka, PARTITIONS)
+    topic_ids = kafka.ensure_topics(system.kafka, PARTITIONS, wire.TOPICS)
     with kafka.Sender(system.kafka) as sender:
         publish.publish_events(sender, list(dataset.events_of(log))[:25])
     with catalogue_agent(system):
@@ -104,7 +104,7 @@ def test_a_log_replayed_again_adds_nothing_and_a_part_of_it_is_completed(system:
 
 def test_a_stopped_replay_says_how_far_it_came_and_loses_nothing(system: Settings) -> None:
     log = small_log()
-    topic_ids = kafka.ensure_topics(system.kafka, PARTITIONS)
+    topic_ids = kafka.ensure_topics(system.kafka, PARTITIONS, wire.TOPICS)
     client = connect(system.redis)
     reports: list[tuple[int, int]] = []
 
@@ -124,7 +124,7 @@ def test_another_catalogue_is_refused_before_anything_is_sent(system: Settings, 
     dataset.write(small_log(), tmp_path / "log")
     dataset.write(small_log(61), tmp_path / "other")
     client = connect(system.redis)
-    claim_topics(client, kafka.ensure_topics(system.kafka, PARTITIONS))
+    claim_topics(client, kafka.ensure_topics(system.kafka, PARTITIONS, wire.TOPICS))
     with catalogue_agent(system):
         replay.replay(system, tmp_path / "log", 0.0, (), silent)
         with pytest.raises(OtherCatalogue, match=r'"name": "log".*not.*"name": "other".*empty'):
@@ -155,7 +155,7 @@ def test_a_simulated_world_is_claimed_as_such_so_that_it_can_be_found_again(tmp_
 
 
 def test_speed_is_log_seconds_per_second(own_broker: str) -> None:
-    kafka.ensure_topics(own_broker, PARTITIONS)
+    kafka.ensure_topics(own_broker, PARTITIONS, wire.TOPICS)
     events = list(dataset.events_of(small_log(31)))
     with kafka.Sender(own_broker) as sender:
         began = time.monotonic()

@@ -55,7 +55,7 @@ def world() -> World:
 def system(tmp_path: Path, redis_url: str, world: World) -> Iterator[Settings]:
     """A seeded system at rest: catalogue, states and feeds in Redis, topics at an empty broker, and no agents."""
     with embedded.start_broker(embedded.free_port(), tmp_path) as server:
-        kafka.ensure_topics(server.address, 2)
+        kafka.ensure_topics(server.address, 2, wire.TOPICS)
         client = connect(redis_url)
         claim_catalogue(client, HELD)
         change = Change(Position("L", 0, 1), items={item.item_id: item for item in world.items}, newest=END)

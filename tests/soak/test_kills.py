@@ -42,7 +42,7 @@ def test_killed_twenty_times_each_the_weights_are_those_of_an_unkilled_run_and_n
     registry = Registry(tmp_path / "registry")
     archive = verdicts.Archive(registry, tmp_path / "archive")
     with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as server:
-        topic_id = kafka.ensure_topics(server.address, 1)[wire.TRAINING_EXAMPLES.name]
+        topic_id = kafka.ensure_topics(server.address, 1, wire.TOPICS)[wire.TRAINING_EXAMPLES.name]
         feeder = Feeder(server.address, registry, examples)
         with capsys.disabled():  # ten minutes of silence would be long
             kills, log, expected = _run(tmp_path, server.address, registry, archive, feeder)

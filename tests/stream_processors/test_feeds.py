@@ -238,7 +238,7 @@ def test_the_process_follows_updates_champions_and_new_items(redis_url, tmp_path
     fill(redis_url, state)
     features, feeds = FeatureStore(connect(redis_url)), FeedStore(connect(redis_url))
     with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as broker:
-        kafka.ensure_topics(broker.address, 2)
+        kafka.ensure_topics(broker.address, 2, wire.TOPICS)
         with kafka.Sender(broker.address) as sender, running_agent(broker.address, redis_url, tmp_path / "registry", tmp_path):
 
             def act(user, offset):

@@ -16,7 +16,7 @@ CHANGE = 1200
 
 @pytest.fixture
 def broker_of_its_own(own_broker):
-    kafka.ensure_topics(own_broker, 1)
+    kafka.ensure_topics(own_broker, 1, wire.TOPICS)
     return own_broker
 
 
