@@ -9,8 +9,8 @@
 Each role file is replaced whole and read without a lock; writers hold one file lock. `champion.json` is the truth: it *is* the
 ledger's line of the change and names who served before. So a change has happened exactly when that file is renamed; whatever a
 writer had still to do when it died (take the seat from the challenger, the ledger's line, `previous.json`), the next writer
-does first. Where the file is no role (a fault of a disk or a hand), the ledger's line of that change stands in for it, until
-the next writer writes it anew. In the same way a version exists when its folder is renamed, and a file in it says whether it
+does first. Where a role file is no role (a fault of a disk or a hand), what the ledger tells of it stands in for it, until the
+next writer writes it anew. In the same way a version exists when its folder is renamed, and a file in it says whether it
 takes the challenger's seat. The generation grows at every change of the champion, a roll-back included, so that a feed made by
 an earlier champion can be told from a later one's.
 

@@ -65,8 +65,8 @@ class Registry:
 
     def challenger(self) -> str | None:
         """The newest version that was published as a challenger, as long as it has not become champion. Raises `BadModel`."""
-        seat, role = self._read("challenger"), self._champion()
-        return None if seat is None or (role and role["version"] == seat["version"]) else seat.get("version")
+        seat, role = self._seat(), self._champion()
+        return None if role and role["version"] == seat else seat
 
     def previous(self) -> str | None:
         """Who served before the champion; None after a roll-back, and if nobody did. Raises `BadModel`."""
@@ -174,31 +174,45 @@ class Registry:
         except BadModel:
             role = self._told_champion()
             replace_json(self._roles / "champion.json", role)
-        done = self._read("previous")
+        try:
+            self._stated_seat()
+        except BadModel:
+            self._take_seat(self._told_seat())
+        try:
+            done = self._read("previous")
+        except BadModel:
+            done = None  # it follows from the champion's file
         if role and (done is None or done.get("generation") != role["generation"]):
             self._complete_change(role)
 
     def _complete_publication(self, version: str) -> None:
         to_be_tried = (self._versions / version / TO_BE_TRIED).exists()
         if to_be_tried:
-            replace_json(self._roles / "challenger.json", {"version": version, "at": _now()})
+            self._take_seat(version)
         self._ledger.add(PUBLISHED, {"version": version, "at": _now(), "challenger": to_be_tried})
 
     def _complete_change(self, role: Mapping[str, Any]) -> None:
-        seat = self._read("challenger")
-        if seat and seat.get("version") == role["version"]:
-            (self._roles / "challenger.json").unlink()
-            sync(self._roles)
+        if self._seat() == role["version"]:
+            self._take_seat(None)
         told = [line["generation"] for line in map(self._ledger.newest, (PROMOTED, ROLLED_BACK)) if line]
         if role["generation"] not in told:
             self._ledger.add(role["event"], role)
         replace_json(self._roles / "previous.json", {"version": role["previous"], "generation": role["generation"]})
 
+    def _take_seat(self, version: str | None) -> None:
+        """The challenger's; None: nobody has it any more."""
+        file = self._roles / "challenger.json"
+        if version is not None:
+            replace_json(file, {"version": version, "at": _now()})
+        else:
+            file.unlink()
+            sync(self._roles)
+
     def _prune(self) -> None:
-        role, seat, trial = self._champion() or {}, self._read("challenger") or {}, self._ledger.newest(TRIAL) or {}
+        role, trial = self._champion() or {}, self._ledger.newest(TRIAL) or {}
         newest_of = {maker: version for version in self.versions() if (maker := self._maker(version)) is not None}
         kept = {
-            role.get("version"), role.get("previous"), seat.get("version"), trial.get("champion"), trial.get("challenger"),
+            role.get("version"), role.get("previous"), self._seat(), trial.get("champion"), trial.get("challenger"),
             *newest_of.values(), *self.versions()[-NEWEST:],
         }  # fmt: skip
         for version in self.versions():
@@ -239,6 +253,27 @@ class Registry:
             raise self._no_role("champion")
         return {"event": PROMOTED, "previous": None, **role}
 
+    def _seat(self) -> str | None:
+        """Who has the challenger's seat; where its file is no role, by the ledger: a writer then puts it right."""
+        try:
+            return self._stated_seat()
+        except BadModel:
+            return self._told_seat()
+
+    def _told_seat(self) -> str | None:
+        lines = self._ledger.entries()
+        tried = [line["version"] for line in lines if line["event"] == PUBLISHED and line.get("challenger")]
+        served = {line["version"] for line in lines if line["event"] in (PROMOTED, ROLLED_BACK)}
+        return tried[-1] if tried and tried[-1] not in served else None
+
+    def _stated_seat(self) -> str | None:
+        seat = self._read("challenger")
+        if seat is None:
+            return None
+        if not isinstance(seat.get("version"), str):
+            raise self._no_role("challenger")
+        return str(seat["version"])
+
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
             role = json.loads((self._roles / f"{name}.json").read_text())
@@ -251,9 +286,9 @@ class Registry:
         return role
 
     def _no_role(self, name: str) -> BadModel:
-        # of the champion this is raised only if the ledger tells of none either
+        # who asks sees this only of the champion, and only if the ledger tells of none either
         remedy = "remove it, then `python offline/models.py promote` the version that is to serve"
-        return BadModel(f"{self._roles / name}.json is not a role; {remedy if name == 'champion' else 'remove it'}")
+        return BadModel(f"{self._roles / name}.json is not a role; {remedy}")
 
 
 def _number(version: str) -> int:

@@ -104,6 +104,58 @@ def test_a_champions_file_that_is_no_role_and_that_no_ledger_tells_of_is_refused
         registry.champion()
 
 
+NO_ROLES = ["", "{}", "[1]", '{"version": 3}', "\ufffe", '{"version": "v0000']
+
+
+@pytest.mark.parametrize("text", NO_ROLES)
+def test_a_challengers_file_that_is_no_role_is_read_from_the_ledger_and_written_anew_by_the_next_writer(
+    registry, tmp_path, text
+):
+    role = tmp_path / "registry/roles/challenger.json"
+    registry.promote(registry.publish(write))
+    older, newer = (registry.publish(write, challenger=True) for _ in range(2))
+    role.write_text(text)
+    assert registry.challenger() == newer
+    assert role.read_text() == text  # to ask changes nothing
+    registry.publish(write)
+    assert (registry.challenger(), json.loads(role.read_text())["version"]) == (newer, newer)
+    role.write_text(text)
+    registry.promote(older)
+    assert registry.challenger() == newer
+    role.write_text(text)
+    registry.promote(newer)
+    assert (registry.challenger(), role.exists()) == (None, False)
+
+
+@pytest.mark.parametrize("text", NO_ROLES)
+def test_after_its_promotion_and_a_roll_back_a_broken_file_does_not_give_the_seat_back(registry, tmp_path, text):
+    role = tmp_path / "registry/roles/challenger.json"
+    registry.promote(registry.publish(write))
+    registry.promote([registry.publish(write, challenger=True) for _ in range(2)][-1])
+    registry.roll_back()
+    role.write_text(text)
+    assert registry.challenger() is None
+    registry.note("refused")
+    assert not role.exists()
+    assert registry.publish(write, challenger=True) == registry.challenger()
+
+
+@pytest.mark.parametrize("text", NO_ROLES)
+def test_a_file_of_who_served_before_that_is_no_role_keeps_nobody_from_writing_and_is_written_anew(registry, tmp_path, text):
+    role = tmp_path / "registry/roles/previous.json"
+    first, second = registry.publish(write), registry.publish(write)
+    registry.promote(first)
+    registry.promote(second)
+    whole, told = role.read_text(), registry.ledger()
+    role.write_text(text)
+    assert registry.previous() == first
+    registry.note("refused")
+    assert role.read_text() == whole
+    assert registry.ledger()[:-1] == told
+    role.write_text(text)
+    assert registry.roll_back().version == first
+
+
 def test_the_ledger_tells_every_publication_and_promotion(registry):
     first, second = registry.publish(write), registry.publish(write)
     registry.promote(first)
