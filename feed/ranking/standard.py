@@ -67,7 +67,7 @@ def places(user: int, of: Candidates, arm: str, policy: Policy, draw: np.random.
 def proposals(user: int, of: Candidates) -> tuple[np.ndarray, np.ndarray]:
     """What may be tried beside uniform draws, (n,) each: new items of the user's categories, and the popular ones of them.
 
-    Decision 7 says why these, and how much sooner a trial ends by them.
+    Decision 9 says why these, and how much sooner a trial ends by them.
     """
     liking = of.liking[user]
     new = of.freshness * (liking[of.category] if liking.any() else 1.0)
