@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from feed.evaluation.baselines.ease import Ease, ItemKnn
 from feed.evaluation.baselines.factors import Als, Bpr
@@ -11,7 +11,7 @@ from feed.evaluation.baselines.naive import NaiveTwoTower
 from feed.evaluation.baselines.popular import Popular
 from feed.evaluation.baselines.sasrec import SasRec
 from feed.evaluation.protocol import Recommender
-from feed.models.mixture import Mixture
+from feed.models.mixture import Mixture, Parts
 
 Parameters = dict[str, Any]
 
@@ -28,8 +28,8 @@ class Model:
     online: bool = False
 
 
-def _mixture(**options: Any) -> Recommender:
-    return cast("Recommender", Mixture(**options))  # it reads the columns it needs of rows and catalogue
+def _mixture(seed: int = 0, **parts: Any) -> Recommender:
+    return Mixture(Parts(**parts), seed)
 
 
 HALF_LIVES = (7.0, 0.05, 0.25, 1.0, 2.0, 4.0, 14.0, 30.0, 90.0)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from feed.models.mixture.parts import WHOLE, Parts
+
 CHUNK = 32
-SMALL = 2048  # items up to which every one is a candidate
 SAMPLED = 512  # candidates of a larger catalogue
 HISTORY = 50
 DECAY = 0.9
@@ -67,8 +68,8 @@ def rows(people: Sequence[Person]) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 class Builder:
     """Collects positives of a catalogue of n items until they are a chunk."""
 
-    def __init__(self, n: int, rng: np.random.Generator) -> None:
-        self._n, self._rng = n, rng
+    def __init__(self, n: int, rng: np.random.Generator, parts: Parts = WHOLE) -> None:
+        self._n, self._rng, self._parts = n, rng, parts
         self._every = np.arange(n)
         self._people: list[Person] = []
         self._items: list[int] = []
@@ -88,10 +89,13 @@ class Builder:
 
     def _close(self, counts: np.ndarray) -> Chunk:
         items, offsets, candidates = np.array(self._items), np.stack(self._offsets), self._every
-        if self._n > SMALL:
-            candidates = np.union1d(items, self._rng.choice(self._n, SAMPLED, replace=False))
-            chance = CHUNK * counts[candidates] / max(counts.sum(), 1) + SAMPLED / self._n
-            offsets = offsets[:, candidates] - np.log(np.minimum(chance, 1.0)).astype(np.float16)
+        if self._n > self._parts.small:
+            sampled = min(SAMPLED, self._n)
+            candidates = np.union1d(items, self._rng.choice(self._n, sampled, replace=False))
+            offsets = offsets[:, candidates]
+            if self._parts.logq:
+                chance = CHUNK * counts[candidates] / max(counts.sum(), 1) + sampled / self._n
+                offsets -= np.log(np.minimum(chance, 1.0)).astype(np.float16)
         chunk = Chunk(
             *rows(self._people), candidates, np.searchsorted(candidates, items), offsets, evidence(counts[candidates])
         )

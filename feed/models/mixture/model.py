@@ -8,16 +8,17 @@
 """
 
 from collections import Counter, deque
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from feed.models.mixture import prior
-from feed.models.mixture.chunks import CHUNK, SAMPLED, SMALL, Builder, Chunk, Person
+from feed.models.mixture.chunks import CHUNK, SAMPLED, Builder, Chunk, Person
 from feed.models.mixture.content import Content
 from feed.models.mixture.covisitation import CoVisitation, Relation
 from feed.models.mixture.history import History
+from feed.models.mixture.log import Catalogue, Rows
+from feed.models.mixture.parts import WHOLE, Parts
 from feed.models.mixture.prior import Prior
 from feed.models.mixture.residual import Residual
 from feed.models.mixture.tower import Attributes
@@ -40,35 +41,6 @@ SCALE = 3.0
 START = {"count_1d": 0.3, "two_tower": 1.0}
 
 
-class Rows(Protocol):
-    """A log in the order of time: codes of users and items, int (n,), and when, float64 (n,) seconds since 1970.
-
-    `shown` bool (n,): an impression, not an engagement; `positive` bool (n,): what makes an event positive; `first` bool (n,):
-    here an event begins that is to be ranked, because it is positive and the user had not seen the item.
-    """
-
-    user: np.ndarray
-    item: np.ndarray
-    at: np.ndarray
-    shown: np.ndarray
-    positive: np.ndarray
-    first: np.ndarray
-
-
-class Catalogue(Protocol):
-    """What is known beforehand: codes from 0, each (n_items,) or None where the log has none, and tags by item.
-
-    `created` float64 (n_items,) seconds since 1970, -inf where unknown; `user_features` int (n_users, f).
-    """
-
-    n_items: int
-    created: np.ndarray
-    category: np.ndarray | None
-    creator: np.ndarray | None
-    tags: Sequence[Sequence[int]]
-    user_features: np.ndarray
-
-
 class _Target(NamedTuple):
     """A positive on `item` by a person, of the items in `possible` (n,), by columns (c, n) and counts (n,) of the moment."""
 
@@ -84,21 +56,21 @@ class Mixture:
 
     _asked: tuple[int, float, np.ndarray] | None  # the columns last asked for, until something is observed
 
-    def __init__(self, prior: bool = True, covisitation: bool = True, two_tower: bool = True, seed: int = 0) -> None:
-        self._liked_relations = LIKED_RELATIONS if covisitation else {}
-        self._met_relations = MET_RELATIONS if covisitation else {}
-        self._with_prior, self._with_towers, self._seed = prior, two_tower, seed
+    def __init__(self, parts: Parts = WHOLE, seed: int = 0) -> None:
+        self._liked_relations = LIKED_RELATIONS if parts.covisitation else {}
+        self._met_relations = MET_RELATIONS if parts.covisitation else {}
+        self._parts, self._seed = parts, seed
 
     def fit(self, rows: Rows, catalogue: Catalogue) -> None:
         """Start from nothing and learn the rows, in order."""
         self._open(catalogue)
-        size = CHUNK * (catalogue.n_items if catalogue.n_items <= SMALL else SAMPLED + CHUNK)
+        size = CHUNK * (catalogue.n_items if catalogue.n_items <= self._parts.small else SAMPLED + CHUNK)
         chunks: deque[Chunk] = deque(maxlen=max(KEPT // max(size, 1), 1))
         for k in range(len(rows.user)):
             if rows.first[k] and (chunk := self._learn_weights(self._target(k, rows))) is not None:
                 chunks.append(chunk)
             self.observe(k, rows)
-        if self._with_towers:
+        if self._parts.two_tower:
             self.residual.fit(list(chunks))
         self._asked = None
 
@@ -150,10 +122,13 @@ class Mixture:
         """One step of the weights; what the two-tower will learn, when there is enough of it."""
         person, item, columns, possible, counts = target
         chunk = None
-        if self._with_towers:
+        if self._parts.two_tower:
             others = self.weights.of(person.positives)[:-1] @ columns[:-1]  # the two-tower's column is the last
+            if not self._parts.residual:
+                others = np.zeros_like(others)
             chunk = self._builder.add(person, item, others, possible, counts)
-        self.weights.step(person.positives, columns, item, possible, self._rng)
+        if self._parts.mixing:
+            self.weights.step(person.positives, columns, item, possible, self._rng)
         return chunk
 
     def _open(self, catalogue: Catalogue) -> None:
@@ -167,14 +142,14 @@ class Mixture:
         self._liked_tables = {name: CoVisitation(relation, n) for name, relation in self._liked_relations.items()}
         self._met_tables = {name: CoVisitation(relation, n) for name, relation in self._met_relations.items()}
         tables = [*self._liked_tables, *self._met_tables]
-        attributes = _attributes(catalogue)
+        attributes = _attributes(catalogue) if self._parts.attributes else _unknown(catalogue)
         self._content = Content(attributes)
-        names = [*(prior.NAMES if self._with_prior else ()), *tables, *(f"{name}_linear" for name in tables)]
+        names = [*(prior.NAMES if self._parts.prior else ()), *tables, *(f"{name}_linear" for name in tables)]
         names += self._content.names if tables else ()
-        names += ["two_tower"] if self._with_towers else []
+        names += ["two_tower"] if self._parts.two_tower else []
         self.weights = Weights(names, START)
-        self.residual = Residual(attributes, self._seed)
-        self._builder = Builder(n, self._rng)
+        self.residual = Residual(attributes, self._seed, self._parts)
+        self._builder = Builder(n, self._rng, self._parts)
         self._asked = None
 
     def _person(self, user: int) -> Person:
@@ -189,14 +164,14 @@ class Mixture:
         if self._asked is not None and self._asked[:2] == (user, at):
             return self._asked[2]
         history, n = self._history(user), len(self._created)
-        parts = [self.prior.columns(at), prior.age(self._created, at)[None]] if self._with_prior else []
+        parts = [self.prior.columns(at), prior.age(self._created, at)[None]] if self._parts.prior else []
         together = [table.column(history.liked(), self.positives) for table in self._liked_tables.values()]
         together += [table.column(history.met(), self.meetings) for table in self._met_tables.values()]
         x = np.array(together, np.float32).reshape(len(together), n)
         parts += [np.log(x + FLOOR), SCALE * x]
         if together:
             parts.append(SCALE * self._content.columns(history.liked()))
-        if self._with_towers:
+        if self._parts.two_tower:
             parts.append(self.residual.column(self._person(user), self.positives)[None])
         columns = np.concatenate(parts)
         columns -= columns.mean(axis=1, keepdims=True)
@@ -213,3 +188,8 @@ def _attributes(catalogue: Catalogue) -> Attributes:
     for item, own in enumerate(catalogue.tags):
         tags[item, [place[tag] for tag in own if tag in place]] = 1.0 / max(len(own), 1)
     return Attributes(np.asarray(catalogue.user_features, np.int64), codes, tags)
+
+
+def _unknown(catalogue: Catalogue) -> Attributes:
+    users, n = len(catalogue.user_features), catalogue.n_items
+    return Attributes(np.zeros((users, 0), np.int64), np.zeros((n, 0), np.int64), np.zeros((n, 0), np.float32))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from feed.models.adam import Adam
 from feed.models.mixture.chunks import Chunk, Person, evidence, rows
+from feed.models.mixture.parts import WHOLE, Parts
 from feed.models.mixture.tower import VECTOR, Attributes, Towers
 
 BATCH = 16  # chunks a step
@@ -30,8 +31,8 @@ STALE = 0.01  # an item's vector is computed again when its evidence has moved s
 class Residual:
     """What the towers add to a score of the n items that `attributes` tells of; nothing until `fit`."""
 
-    def __init__(self, attributes: Attributes, seed: int) -> None:
-        self._attributes, self._seed = attributes, seed
+    def __init__(self, attributes: Attributes, seed: int, parts: Parts = WHOLE) -> None:
+        self._attributes, self._seed, self._parts = attributes, seed, parts
         self._rng = np.random.default_rng(seed)
         self._evidence = np.zeros(len(attributes.tags), np.float32)
         self._towers: Towers | None = None
@@ -54,7 +55,8 @@ class Residual:
     def learn(self, chunk: Chunk) -> None:
         """One step on the chunk and some of the past."""
         if self._towers is not None:
-            picked = self._rng.integers(0, len(self._reservoir), REPLAYED) if self._reservoir else ()
+            replays = REPLAYED if self._reservoir and self._parts.replay else 0
+            picked = self._rng.integers(0, max(len(self._reservoir), 1), replays)
             self._step([chunk, *(self._reservoir[i] for i in picked)], RATE_ONLINE)
             self._settle()
         self._offer(chunk)
@@ -82,9 +84,11 @@ class Residual:
         return weights | {f"adam.{name}": array for name, array in self._adam.to_arrays().items()}
 
     @classmethod
-    def from_arrays(cls, attributes: Attributes, seed: int, arrays: Mapping[str, np.ndarray]) -> "Residual":
-        """What `to_arrays` gave, for the same attributes."""
-        residual = cls(attributes, seed)
+    def from_arrays(
+        cls, attributes: Attributes, seed: int, arrays: Mapping[str, np.ndarray], parts: Parts = WHOLE
+    ) -> "Residual":
+        """What `to_arrays` gave, for the same attributes and parts."""
+        residual = cls(attributes, seed, parts)
         if arrays:
             residual._start()
             residual._restore(arrays)
@@ -116,7 +120,7 @@ class Residual:
     def _start(self) -> None:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(self._seed)
-            self._towers = Towers(self._attributes)
+            self._towers = Towers(self._attributes, self._parts)
         self._adam = Adam(self._towers.parameters())
 
     def _epoch(self, chunks: Sequence[Chunk]) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feed.models.mixture.chunks import Chunk
+from feed.models.mixture.parts import WHOLE, Parts
 from feed.models.mixture.softmax import softmax_loss
 
 VECTOR, HIDDEN, SMALL = 128, 128, 8
@@ -45,8 +46,9 @@ class Attributes:
 class Towers(nn.Module):
     """Both towers over the attributes' users and items; weights are drawn from torch's global generator."""
 
-    def __init__(self, attributes: Attributes) -> None:
+    def __init__(self, attributes: Attributes, parts: Parts = WHOLE) -> None:
         super().__init__()
+        self._parts = parts
         n, tags = attributes.tags.shape
         self._profile, self._content = torch.from_numpy(attributes.profile), torch.from_numpy(attributes.content)
         self._tags = torch.from_numpy(attributes.tags)
@@ -60,6 +62,8 @@ class Towers(nn.Module):
 
     def users(self, users: Tensor, history: Tensor, weights: Tensor, positives: Tensor) -> Tensor:
         """As in `Chunk`, float32 (m, 128), each of length 1 / temperature."""
+        if not self._parts.history:
+            weights = torch.zeros_like(weights)
         pooled = F.embedding_bag(history, self.ids, per_sample_weights=weights, mode="sum")
         profile = [F.embedding(self._profile[users, i], table) for i, table in enumerate(self.of_profile)]
         out = self.user(torch.cat([*profile, pooled, positives[:, None]], dim=1)) + pooled
@@ -67,6 +71,8 @@ class Towers(nn.Module):
 
     def items(self, items: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
         """int64 (s,), float32 (s,) from 0 to 1 -> float32 (s, 128), each of length 1, and the biases (s,)."""
+        if not self._parts.ids:
+            evidence = torch.zeros_like(evidence)
         own = self.ids[items] * evidence[:, None]
         content = [F.embedding(self._content[items, i], table) for i, table in enumerate(self.of_content)]
         out = self.item(torch.cat([*content, self._tags[items] @ self.of_tags, own], dim=1)) + own

@@ -3,7 +3,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pytest
 
-from feed.models.mixture import Mixture
+from feed.models.mixture import Mixture, Parts
 
 GENRES, PER_GENRE = 4, 20
 ITEMS = GENRES * PER_GENRE
@@ -143,7 +143,7 @@ def test_an_impression_is_seen_but_says_nothing_of_taste(model, crowd):
 
 def test_a_target_is_learned_as_it_was_frozen(crowd):
     def learned(freeze):
-        model = Mixture(two_tower=False)
+        model = Mixture(Parts(two_tower=False))
         model.fit(_log(crowd[:500]), _shelf())
         log = _log([(480, 1), (480, 2)], MINUTE * 500)
         if freeze:
@@ -166,3 +166,33 @@ def test_a_log_of_nearly_nothing_is_learned(pairs):
     model = Mixture()
     model.fit(log, shelf)
     assert np.isfinite(model.scores(0, 10.0)).all()
+
+
+def test_without_mixing_the_weights_stay_where_they_start(crowd):
+    model = Mixture(Parts(mixing=False, two_tower=False))
+    model.fit(_log(crowd[:200]), _shelf())
+    assert dict(zip(model.weights.names, model.weights.of(5), strict=True))["count_1d"] == np.float32(0.3)
+    assert np.count_nonzero(model.weights.values) == 1
+
+
+def test_without_attributes_items_that_nobody_took_are_alike(crowd):
+    scores = {}
+    new = [PER_GENRE, 3 * PER_GENRE]  # the first person likes genre 3
+    pairs = [(user, item) for user, item in crowd if item not in new]
+    for attributes in (True, False):
+        model = Mixture(Parts(attributes=attributes))
+        model.fit(_log(pairs), _shelf())
+        scores[attributes] = model.scores(pairs[0][0], MINUTE * len(pairs))[new]
+    assert np.ptp(scores[False]) < 1e-4
+    assert np.ptp(scores[True]) > 0.1
+
+
+def test_without_the_residual_the_towers_learn_the_whole(crowd):
+    offsets = {}
+    for residual in (True, False):
+        model = Mixture(Parts(residual=residual))
+        model.fit(_log(crowd[:40]), _shelf())
+        offset = model.residual._reservoir[0].offset
+        offsets[residual] = offset[np.isfinite(offset)]
+    assert not offsets[False].any()
+    assert offsets[True].any()

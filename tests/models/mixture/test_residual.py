@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from feed.models.mixture.chunks import CHUNK, Builder, Person
+from feed.models.mixture.parts import WHOLE, Parts
 from feed.models.mixture.residual import Residual
 from feed.models.mixture.tower import Attributes
 
@@ -12,9 +14,9 @@ def _attributes():
     return Attributes(np.zeros((1, 0), np.int64), np.zeros((ITEMS, 0), np.int64), np.zeros((ITEMS, 0), np.float32))
 
 
-def _chunks(rng, many, told):
+def _chunks(rng, many, told, parts=WHOLE):
     """People who take what is of the kind of their history; where `told`, the offset says so already."""
-    builder, chunks = Builder(ITEMS, rng), []
+    builder, chunks = Builder(ITEMS, rng, parts), []
     kinds = np.arange(ITEMS) % KINDS
     counts = np.full(ITEMS, 1000)
     for _ in range(many * CHUNK):
@@ -81,10 +83,53 @@ def test_arrays_bring_back_the_same_column(trained):
 
 
 def test_a_sample_of_a_large_catalogue_is_corrected_for_its_chances(monkeypatch):
-    monkeypatch.setattr("feed.models.mixture.chunks.SMALL", 10)
     monkeypatch.setattr("feed.models.mixture.chunks.SAMPLED", 10)
-    (chunk,) = _chunks(np.random.default_rng(4), 1, told=False)
+    (chunk,) = _chunks(np.random.default_rng(4), 1, False, Parts(small=10))
     assert len(chunk.candidates) < ITEMS
     assert np.isfinite(chunk.offset[np.arange(CHUNK), chunk.target]).all()
     finite = chunk.offset[np.isfinite(chunk.offset)]
     np.testing.assert_allclose(finite, -np.log(min(CHUNK / ITEMS + 10 / ITEMS, 1.0)), atol=1e-3)
+
+
+def test_without_the_correction_a_sample_is_taken_as_it_is(monkeypatch):
+    monkeypatch.setattr("feed.models.mixture.chunks.SAMPLED", 10)
+    (chunk,) = _chunks(np.random.default_rng(4), 1, False, Parts(small=10, logq=False))
+    assert len(chunk.candidates) < ITEMS
+    assert set(chunk.offset[np.isfinite(chunk.offset)]) == {0.0}
+
+
+def test_a_catalogue_smaller_than_the_sample_is_sampled_whole():
+    (chunk,) = _chunks(np.random.default_rng(4), 1, False, Parts(small=10))
+    np.testing.assert_array_equal(chunk.candidates, np.arange(ITEMS))
+
+
+def _with(trained, parts):
+    return Residual.from_arrays(_attributes(), 1, trained.to_arrays(), parts)
+
+
+def test_without_the_history_people_are_alike(trained):
+    counts = np.full(ITEMS, 1000)
+    people = Person(0, [0, 4, 8], 3), Person(0, [1, 5, 9], 3)
+    one, other = (_with(trained, Parts(history=False)).column(person, counts) for person in people)
+    np.testing.assert_array_equal(one, other)
+    assert np.ptp(trained.column(people[0], counts) - trained.column(people[1], counts)) > 1.0
+
+
+def test_without_ids_items_of_the_same_content_are_alike(trained):
+    person, counts = Person(0, [0, 4, 8], 3), np.full(ITEMS, 1000)
+    assert np.ptp(_with(trained, Parts(ids=False)).column(person, counts)) < 1e-5
+    assert np.ptp(trained.column(person, counts)) > 1.0
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_a_step_depends_on_the_past_only_by_replay(trained, replay):
+    person, counts = Person(0, [0, 4, 8], 3), np.full(ITEMS, 1000)
+    new = _chunks(np.random.default_rng(5), 1, told=False)[0]
+    columns = []
+    for past in (6, 7):
+        learner = _with(trained, Parts(replay=replay))
+        learner.fit(_chunks(np.random.default_rng(past), 4, told=False))  # too few to train on, but to be remembered
+        torch.manual_seed(0)
+        learner.learn(new)
+        columns.append(learner.column(person, counts))
+    assert np.array_equal(*columns) != replay
