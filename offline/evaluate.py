@@ -116,7 +116,6 @@ def tuned(plan: Plan, score: Callable[[Parameters], float], console: Console) ->
 
 def about(data: Dataset, plan: Plan, log: Log, part: Slice) -> dict[str, Any]:
     """What makes a figure comparable."""
-    columns = data.interactions[["user_id", "item_id", "event", "occurred_at"]]
     return {
         "model": plan.model,
         "protocol": plan.protocol,
@@ -128,7 +127,7 @@ def about(data: Dataset, plan: Plan, log: Log, part: Slice) -> dict[str, Any]:
         "seed": plan.seed,
         "users": len(log.user_ids),
         "items": len(log.item_ids),
-        "data": f"{int(pd.util.hash_pandas_object(columns, index=False).sum()) % 2**32:08x}",
+        "data": files.fingerprint(data.interactions),
         "commit": commit(),
     }
 

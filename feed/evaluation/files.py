@@ -1,5 +1,6 @@
 """A run's folder: `recs.csv` (what was recommended), `targets.csv` (what it was worth, for comparing), `report.json`."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ from feed.evaluation.rows import Log
 
 KEYS = {"progressive": "event_id", "static": "user_id"}
 SAME = ("data", "protocol", "slice", "positive", "window_seconds", "rows")
+
+
+def fingerprint(interactions: pd.DataFrame) -> str:
+    """8 hex digits that tell logs apart: who did what when, and in which order rows of one instant stand, for models of order
+    learn it. Rows of different instants may stand in any order."""
+    columns = ["user_id", "item_id", "event", "occurred_at"]
+    rows = interactions[columns].sort_values("occurred_at", kind="stable")
+    return hashlib.sha256(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes()).hexdigest()[:8]
 
 
 def write(folder: Path, ranking: Ranking, log: Log, about: dict[str, Any]) -> None:
