@@ -89,6 +89,7 @@ def run(data: Dataset, plan: Plan, log: Log, parts: tuple[Slice, Slice], test: b
 
 def evaluate(plan: Plan, log: Log, part: Slice, parameters: Parameters, progress: Callable[[int, int], None]) -> Outcome:
     """One model, one slice. Raises `BadSetting` for parameters that it does not have."""
+    torch.manual_seed(plan.seed)  # some models draw from the global generator
     try:
         model = MODELS[plan.model].build(**parameters)
     except TypeError as error:

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
 from feed import dataset
 from feed.errors import BadData, BadSetting, FeedError
+from feed.evaluation.models import Model
 from offline import evaluate
 from tests.evaluation import logs
 
@@ -62,6 +64,28 @@ def test_a_run_leaves_its_lists_and_its_figures(camps, tmp_path):
     ]
     assert np.mean(gains) == pytest.approx(found["all"]["ndcg_at_10"]["mean"])
     assert found["all"]["ndcg_at_10"]["low"] <= np.mean(gains) <= found["all"]["ndcg_at_10"]["high"]
+
+
+class Drawn:
+    """Scores drawn from torch's global generator, as dropout is."""
+
+    def fit(self, rows, catalogue):
+        self._items = catalogue.n_items
+
+    def scores(self, user, at):
+        return torch.rand(self._items).numpy()
+
+    def observe(self, k, rows):
+        pass
+
+
+def test_one_seed_gives_one_result(camps, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "MODELS", {"drawn": Model(Drawn)})
+    for name, before, seed in (("a", 1, 0), ("b", 2, 0), ("c", 2, 1)):
+        torch.manual_seed(before)
+        run("--data", camps, "--model", "drawn", "--seed", seed, "--out", tmp_path / name)
+    a, b, c = ((tmp_path / name / "recs.csv").read_text() for name in "abc")
+    assert a == b != c
 
 
 def test_only_test_runs_score_the_last_fifth_and_each_is_counted(camps, counted, tmp_path):
