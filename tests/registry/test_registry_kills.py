@@ -67,6 +67,12 @@ def seen(registry):
     return champion.version, champion.generation, registry.previous(), registry.challenger()
 
 
+def break_roles(registry):
+    """As a fault of the disk would."""
+    for name in ("champion", "challenger", "previous"):
+        (registry._roles / f"{name}.json").write_text("{")
+
+
 BEFORE = ("v000002", 2, "v000001", "v000004")
 OPERATIONS = {
     # what is done, what readers see after it, and which versions are left then
@@ -75,6 +81,7 @@ OPERATIONS = {
     "promote the challenger": (lambda r: r.promote("v000004", generation=2), ("v000004", 3, "v000002", None), "123456"),
     "promote another": (lambda r: r.promote("v000003", evidence={"by": "me"}), ("v000003", 3, "v000002", "v000004"), "123456"),
     "roll back": (lambda r: r.roll_back(generation=2, evidence={"why": "worse"}), ("v000001", 3, None, "v000004"), "123456"),
+    "mend broken role files": (lambda r: (break_roles(r), r.note("mended")), BEFORE, "123456"),
     "note": (lambda r: r.note("refused", challenger="v000003"), BEFORE, "123456"),
 }
 
