@@ -9,7 +9,7 @@ PY := .venv/bin/python
 WHO := $(if $(filter command line,$(origin USER)),$(USER),42)
 PINS := requirements/run.txt requirements/dev.txt requirements/torch.txt requirements/data.txt
 
-.PHONY: help install up demo demo-refusals feed test lint format types contracts check e2e-compose bench bench-learning soak requirements clean
+.PHONY: help install up demo demo-refusals feed test lint format types contracts check e2e-compose bench bench-learning bench-quality soak requirements clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,10 @@ bench-learning: .venv/.installed ## measure what learning online is worth (docs/
 	$(PY) -m benchmarks.trials
 	$(PY) -m benchmarks.drift
 	$(PY) -m benchmarks.latency
+	$(PY) -m benchmarks.report
+
+bench-quality: .venv/.installed ## measure how well models rank, part by part (docs/quality.md); under two hours
+	$(PY) -m benchmarks.quality
 	$(PY) -m benchmarks.report
 
 soak: .venv/.installed ## learner and gatekeeper killed twenty times: the same weights, no trial decided twice

@@ -1,6 +1,7 @@
-"""Writes what the other benchmarks found into docs/learning.md and docs/learning/*.png; measures nothing itself.
+"""Writes what the other benchmarks found into docs/learning.md and docs/quality.md, and their plots; measures nothing itself.
 
-    var/{learning,trials,drift,latency}.json ─► the tables between <!-- NAME --> and <!-- /NAME -->, and the plots
+    var/{learning,trials,drift,latency}.json ─► docs/learning.md: the tables between <!-- NAME --> and <!-- /NAME -->, and plots
+    var/quality.json, docs/test-runs.md      ─► docs/quality.md likewise
 
 A file that is not there leaves its part of the page as it was, and says so.
 
@@ -8,15 +9,17 @@ A file that is not there leaves its part of the page as it was, and says so.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import curves
-from feed.errors import FeedError, run
+from benchmarks import curves, ranked
+from benchmarks.page import put, table
+from feed.errors import run
 
 ROOT = Path(__file__).parents[1]
-PAGE, PLOTS = ROOT / "docs" / "learning.md", ROOT / "docs" / "learning"
+PLOTS = ROOT / "docs" / "learning"
 
 
 def learning(measured: dict[str, Any]) -> dict[str, str]:
@@ -148,11 +151,6 @@ def latency(measured: dict[str, Any]) -> dict[str, str]:
     return {"latency": f"{told}\n\n" + table(["", "probes", "p50", "p95", "largest"], rows)}
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
-
-
 def interval(value: float, low: float, high: float) -> str:
     """A share with its interval."""
     return f"{value:.1%} ({low:.1%} – {high:.1%})"
@@ -168,34 +166,28 @@ def span(found: dict[str, float] | None) -> str:
     return "–" if found is None else f"{found['median']:,.0f} ({found['least']:,.0f} – {found['most']:,.0f})"
 
 
-def put(page: str, name: str, content: str) -> str:
-    """The page with `content` between the marks of `name`. Raises `FeedError` if they are not there."""
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise FeedError(f"{PAGE} has no place for the table {name!r}: add the lines `{begin.strip()}` and `{end}`")
-    return f"{before}{begin}{content}\n{end}{after}"
-
-
-PARTS: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {
-    "learning": learning, "trials": trials, "drift": drift, "latency": latency,
-}  # fmt: skip
+Part = Callable[[dict[str, Any]], dict[str, str]]
+PAGES: Mapping[str, Mapping[str, Part]] = {
+    "learning.md": {"learning": learning, "trials": trials, "drift": drift, "latency": latency},
+    "quality.md": {"quality": partial(ranked.tables, docs=ROOT / "docs")},
+}
 
 
 def main() -> None:
-    """Write the page anew."""
-    PLOTS.mkdir(exist_ok=True)
-    page = PAGE.read_text()
-    for name, part in PARTS.items():
-        file = ROOT / "var" / f"{name}.json"
-        if not file.exists():
-            print(f"{file} is not there: run `python -m benchmarks.{name}`; its tables stay as they are")
-            continue
-        for mark, content in part(json.loads(file.read_text())).items():
-            page = put(page, mark, content)
-    PAGE.write_text(page)
-    print(f"wrote {PAGE}")
+    """Write the pages anew."""
+    for page, parts in PAGES.items():
+        file = ROOT / "docs" / page
+        file.with_suffix("").mkdir(exist_ok=True)
+        text = file.read_text()
+        for name, part in parts.items():
+            measured = ROOT / "var" / f"{name}.json"
+            if not measured.exists():
+                print(f"{measured} is not there: run `python -m benchmarks.{name}`; its tables stay as they are")
+                continue
+            for mark, content in part(json.loads(measured.read_text())).items():
+                text = put(text, mark, content, file)
+        file.write_text(text)
+        print(f"wrote {file}")
 
 
 if __name__ == "__main__":
