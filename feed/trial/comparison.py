@@ -164,7 +164,7 @@ class Comparison:
             return
         if full is not None and _guarded(self.requests):
             for lists, of_model in zip(self.lists, full, strict=True):
-                lists.add(top(of_model, allowed(example, catalogue), catalogue))
+                lists.add(example.user.user_id, top(of_model, allowed(example, catalogue), catalogue))
         if evidence.rows:
             self._add_chance(example, evidence, (scores[0], scores[1]), full, catalogue)
         elif example.organic and example.rows[0].positive and full is not None:

@@ -50,17 +50,22 @@ class Lists:
 
     def __init__(self) -> None:
         self.items: set[str] = set()
-        self.categories = self.lists = 0
+        self.categories = Clustered()
 
-    def add(self, top: Sequence[ItemFeatures]) -> None:
-        """One more list."""
+    def add(self, user: str, top: Sequence[ItemFeatures]) -> None:
+        """One more list, of this user."""
         self.items.update(item.item_id for item in top)
-        self.categories += len({item.category for item in top})
-        self.lists += 1
+        self.categories.add(user, len({item.category for item in top}))
 
     def figures(self) -> dict[str, float]:
-        """JSON: different items in all lists, mean number of categories in one."""
-        return {"items": len(self.items), "categories": round(self.categories / max(1, self.lists), 3), "lists": self.lists}
+        """JSON: different items in all lists, mean number of categories in one with its standard error, how many lists."""
+        mean, error = self.categories.mean, self.categories.error
+        return {
+            "items": len(self.items),
+            "categories": round(mean, 3),
+            "error": round(error, 3),
+            "lists": self.categories.n,
+        }
 
 
 def allowed(example: Example, catalogue: LastSeen) -> np.ndarray:

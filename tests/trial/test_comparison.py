@@ -129,6 +129,17 @@ def test_a_winner_by_the_test_whose_lists_are_narrow_is_refused(monkeypatch):
     assert (verdict.decision, verdict.why[:23]) == ("refuse", "guardrail item coverage")
 
 
+@pytest.mark.parametrize(("errors", "decision"), [(0.9, "promote"), (1.1, "refuse")])
+def test_lists_have_too_few_categories_only_if_more_than_a_standard_error_is_missing(promoted, monkeypatch, errors, decision):
+    lists = promoted.figures["top_ten"]["challenger"]
+    assert lists["error"] > 0
+    monkeypatch.setattr("feed.trial.verdict.CATEGORIES", float("inf"))
+    monkeypatch.setattr("feed.trial.verdict.ENOUGH", lists["categories"] + errors * lists["error"])
+    verdict = compare(Scorer(OTHER), Scorer(TRUTH), requests(LIMIT))
+    assert verdict.decision == decision
+    assert "guardrail category diversity" in verdict.why or decision == "promote"
+
+
 def test_the_outcome_is_that_of_the_request_at_which_the_test_speaks_wherever_chunks_end(promoted):
     stopped = promoted.figures["requests"]
     assert compare(Scorer(OTHER), Scorer(TRUTH), requests(LIMIT)[: stopped - 1]).outcome is None
