@@ -53,7 +53,8 @@ class Square:
 class BoundedRows:
     """Row j holds the items `ids[j]`, int32 (n, width), and their `counts[j]`, int32 (n, width), 0 = free.
 
-    A full row gives up its smallest count for a newcomer. Rows get wider as they need, up to `WIDEST` and `ENTRIES / n`.
+    A full row gives up its smallest counts for newcomers, but none that was raised with them: the last newcomers that find no
+    place are dropped. Rows get wider as they need, up to `WIDEST` and `ENTRIES / n`, but at least 8 entries.
     """
 
     def __init__(self, n: int) -> None:
@@ -79,7 +80,9 @@ class BoundedRows:
         new, of_new = items[~known], amounts[~known]
         while len(new) > (self.counts[row] == 0).sum() and self._widen():
             pass
-        slots = np.argsort(self.counts[row], kind="stable")[: len(new)]
+        others = self.counts[row].copy()
+        others[slots[known]] = np.iinfo(np.int32).max
+        slots = np.argsort(others, kind="stable")[: min(len(new), len(others) - int(known.sum()))]
         self.ids[row, slots], self.counts[row, slots] = new[: len(slots)], of_new[: len(slots)]
 
     def weighted(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
