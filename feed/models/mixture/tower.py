@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feed.models.mixture.chunks import Chunk
+from feed.models.mixture.ops import pool, unit
 from feed.models.mixture.parts import WHOLE, Parts
-from feed.models.mixture.softmax import softmax_loss
+from feed.models.mixture.softmax import HALF, softmax_loss
 
 VECTOR, HIDDEN, SMALL = 128, 128, 8
 DROPOUT = 0.3
@@ -59,15 +60,16 @@ class Towers(nn.Module):
         self.of_tags = nn.Parameter(torch.randn(tags, SMALL) * SPREAD)
         self.user = _layers(SMALL * len(self.of_profile) + VECTOR + 1)
         self.item = _layers(SMALL * (len(self.of_content) + 1) + VECTOR)
+        self._chance = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
     def users(self, users: Tensor, history: Tensor, weights: Tensor, positives: Tensor) -> Tensor:
         """As in `Chunk`, float32 (m, 128), each of length 1 / temperature."""
         if not self._parts.history:
             weights = torch.zeros_like(weights)
-        pooled = F.embedding_bag(history, self.ids, per_sample_weights=weights, mode="sum")
+        pooled = pool(self.ids, history, weights)
         profile = [F.embedding(self._profile[users, i], table) for i, table in enumerate(self.of_profile)]
-        out = self.user(torch.cat([*profile, pooled, positives[:, None]], dim=1)) + pooled
-        return F.normalize(out, dim=1) / TEMPERATURE
+        out = self._through(self.user, torch.cat([*profile, pooled, positives[:, None]], dim=1)) + pooled
+        return unit(out) / TEMPERATURE
 
     def items(self, items: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
         """int64 (s,), float32 (s,) from 0 to 1 -> float32 (s, 128), each of length 1, and the biases (s,)."""
@@ -75,8 +77,17 @@ class Towers(nn.Module):
             evidence = torch.zeros_like(evidence)
         own = self.ids[items] * evidence[:, None]
         content = [F.embedding(self._content[items, i], table) for i, table in enumerate(self.of_content)]
-        out = self.item(torch.cat([*content, self._tags[items] @ self.of_tags, own], dim=1)) + own
-        return F.normalize(out, dim=1), self.bias[items] * evidence
+        out = self._through(self.item, torch.cat([*content, self._tags[items] @ self.of_tags, own], dim=1)) + own
+        return unit(out), self.bias[items] * evidence
+
+    def _through(self, layers: nn.Sequential, x: Tensor) -> Tensor:
+        inner, outer = layers
+        with torch.autocast("cpu", HALF, enabled=self.training and HALF is torch.bfloat16):
+            hidden = F.relu(inner(x))
+            if self.training:
+                hidden = hidden * kept(hidden, self._chance)
+            out: Tensor = outer(hidden)
+        return out.float()
 
     def loss(self, chunks: Sequence[Chunk]) -> Tensor:
         """The mean loss of the chunks' positives, scalar."""
@@ -96,7 +107,14 @@ def _embeddings(codes: np.ndarray) -> nn.ParameterList:
 
 
 def _layers(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, VECTOR))
+    return nn.Sequential(nn.Linear(width, HIDDEN), nn.Linear(HIDDEN, VECTOR))
+
+
+def kept(x: Tensor, chance: torch.Generator) -> Tensor:
+    """Factors like x: about a share DROPOUT of them 0, the others what keeps the mean 1; a byte each, as torch's take long."""
+    least = round(256 * DROPOUT)
+    drawn = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=chance).view(torch.uint8)
+    return (drawn[: x.numel()].view(x.shape) >= least).to(x.dtype).mul_(256 / (256 - least))
 
 
 def _stack(chunks: Sequence[Chunk], name: str) -> Tensor:

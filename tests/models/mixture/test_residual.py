@@ -129,7 +129,16 @@ def test_a_step_depends_on_the_past_only_by_replay(trained, replay):
     for past in (6, 7):
         learner = _with(trained, Parts(replay=replay))
         learner.fit(_chunks(np.random.default_rng(past), 4, told=False))  # too few to train on, but to be remembered
-        torch.manual_seed(0)
         learner.learn(new)
         columns.append(learner.column(person, counts))
     assert np.array_equal(*columns) != replay
+
+
+def test_the_same_chunks_and_seed_give_the_same_towers_whatever_torch_has_drawn_before():
+    chunks, columns = _chunks(np.random.default_rng(1), 60, told=False), []
+    for drawn_before in (9, 10):
+        torch.manual_seed(drawn_before)
+        residual = Residual(_attributes(), seed=1)
+        assert residual.fit(chunks) > 0
+        columns.append(residual.column(Person(0, [3, 7], 2), np.full(ITEMS, 1000)))
+    np.testing.assert_array_equal(*columns)
