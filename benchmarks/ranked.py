@@ -6,7 +6,7 @@ and these seeds. How far seeds differ stands beside them.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,15 @@ class Ranked:
             raise FeedError(f"{a} and {b} ranked no target in common: run both on the same seeds")
         return mean_interval((both["ndcg"] - both["other"]).to_numpy(), both["user"].to_numpy(), seed=0)
 
-    def by_seed(self, row: str) -> list[float]:
+    def by_seed(self, row: str) -> dict[int, float]:
         """NDCG@10 of each seed."""
-        return [run["figures"]["all"]["ndcg_at_10"]["mean"] for run in self.of(row)]
+        return {run["seed"]: run["figures"]["all"]["ndcg_at_10"]["mean"] for run in self.of(row)}
+
+    def ahead(self, a: str, b: str) -> tuple[int, int]:
+        """In how many seeds a is better than b, of how many that both were run with."""
+        of_a, of_b = self.by_seed(a), self.by_seed(b)
+        both = of_a.keys() & of_b.keys()
+        return sum(of_a[seed] > of_b[seed] for seed in both), len(both)
 
     def shown(self, row: str) -> list[float]:
         """AUC per user over the shown items, of each seed, where the log has them."""
@@ -78,8 +84,8 @@ class Ranked:
         place = both.groupby("data").cumcount() / both.groupby("data")["user"].transform("size")
         bins = [part for _, part in both.groupby((place * BINS).astype(int))]
         own = [mean_interval(part["ndcg"].to_numpy(), part["user"].to_numpy(), seed=0) for part in bins]
-        less = [mean_interval((part["ndcg"] - part["other"]).to_numpy(), part["user"].to_numpy(), seed=0) for part in bins]
-        return np.array(own), np.array(less)
+        apart = [mean_interval((part["ndcg"] - part["other"]).to_numpy(), part["user"].to_numpy(), seed=0) for part in bins]
+        return np.array(own), np.array(apart)
 
 
 def tables(measured: Mapping[str, Any], docs: Path) -> dict[str, str]:
@@ -90,7 +96,7 @@ def tables(measured: Mapping[str, Any], docs: Path) -> dict[str, str]:
         ranked = Ranked([run for run in runs if run["log"] == log])
         if WHOLE not in ranked.rows(ROWS):
             raise FeedError(f"no run of {WHOLE!r} on {log}, which all else is compared with: run it first")
-        result[f"{log}-models"] = models(ranked, tested((docs / "test-runs.md").read_text(), log))
+        result[f"{log}-models"] = models(ranked, counted((docs / "test-runs.md").read_text(), log))
         result[f"{log}-parts"] = parts(ranked)
         result[f"{log}-segments"] = segments(ranked)
         result[f"{log}-setting"] = setting(ranked)
@@ -101,19 +107,22 @@ def tables(measured: Mapping[str, Any], docs: Path) -> dict[str, str]:
 
 
 def models(ranked: Ranked, test: Mapping[tuple[str, int], str]) -> str:
-    """Baselines and ours, best last; `test` are figures of the test slice by model and `learn_every`."""
-    names = sorted(ranked.rows([*BASELINES, *OURS]), key=lambda name: ranked.mean(name)[0][0])
-    shown = any(ranked.shown(name) for name in names)
+    """Baselines and ours, best last, those that were only tested first; `test`: figures of the test slice by model and
+    `learn_every`."""
+    tested = {name: test.get((ROWS[name].model, ROWS[name].learn_every), "not run") for name in (*BASELINES, *OURS)}
+    run = sorted(ranked.rows(tested), key=lambda name: ranked.mean(name)[0][0])
+    shown = any(ranked.shown(name) for name in run)
     header = ["model", "NDCG@10", f"{WHOLE} less it", "by seed", *["AUC among the shown, by seed"] * shown, "chosen"]
-    rows = []
-    for name in names:
-        less = "" if name == WHOLE else signed(*ranked.difference(WHOLE, name))
-        cells = [f"`{name}`", plain(*ranked.mean(name)[0]), less, extremes(ranked.by_seed(name))]
-        cells += [extremes(ranked.shown(name))] * shown + [chosen(ranked.of(name)[0])]
-        if test:
-            cells.append(test.get((ROWS[name].model, ROWS[name].learn_every), "not run"))
-        rows.append(cells)
-    return table([*header, *["test slice, seed 0"] * bool(test)], rows)
+    rows = [
+        [f"`{name}`", "not run", *[""] * (len(header) - 2)] for name in tested if name not in run and tested[name] != "not run"
+    ]
+    for name in run:
+        cells = [f"`{name}`", plain(*ranked.mean(name)[0]), less(ranked, WHOLE, name), extremes(ranked.by_seed(name).values())]
+        rows.append([*cells, *[extremes(ranked.shown(name))] * shown, chosen(ranked.of(name)[0])])
+    if test:
+        header.append("test slice, seed 0")
+        rows = [[*cells, tested[cells[0].strip("`")]] for cells in rows]
+    return table(header, rows)
 
 
 def parts(ranked: Ranked) -> str:
@@ -123,19 +132,17 @@ def parts(ranked: Ranked) -> str:
     rows = []
     for name in ranked.rows([WHOLE, *ABLATIONS]):
         beside = BESIDE.get(name, WHOLE)
-        difference = "" if name == WHOLE else signed(*ranked.difference(name, beside))
-        cells = [name, plain(*ranked.mean(name)[0]), "" if name == WHOLE else beside, difference]
-        rows.append(cells + [extremes(ranked.by_seed(name))] + [extremes(ranked.shown(name))] * shown)
+        cells = [name, plain(*ranked.mean(name)[0]), "" if name == WHOLE else beside, less(ranked, name, beside)]
+        rows.append(cells + [extremes(ranked.by_seed(name).values())] + [extremes(ranked.shown(name))] * shown)
     return table(header, rows)
 
 
 def online(ranked: Ranked) -> str:
     """Learning less frozen, over the whole slice and its ends."""
-    _, less = ranked.curve(WHOLE)
-    whole = signed(*ranked.difference(WHOLE, FROZEN))
+    _, ends = ranked.curve(WHOLE)
     return table(
         [f"{WHOLE}, learning online less frozen", "first tenth of the slice", "last tenth"],
-        [[whole, signed(*less[0]), signed(*less[-1])]],
+        [[less(ranked, WHOLE, FROZEN), signed(*ends[0]), signed(*ends[-1])]],
     )
 
 
@@ -169,13 +176,13 @@ def plot(ranked: Ranked, file: Path) -> None:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     middles = 100 * (np.arange(BINS) + 0.5) / BINS
     for row, label in ((WHOLE, "learning online"), (FROZEN, "frozen")):
-        own, less = ranked.curve(row)
+        own, apart = ranked.curve(row)
         above.plot(middles, own[:, 0], color=COLOURS[row], label=label, lw=2)
         if row == FROZEN:
             continue
         above.fill_between(middles, own[:, 1], own[:, 2], color=COLOURS[row], alpha=0.15, lw=0)
-        below.plot(middles, less[:, 0], color=COLOURS[row], lw=2)
-        below.fill_between(middles, less[:, 1], less[:, 2], color=COLOURS[row], alpha=0.15, lw=0)
+        below.plot(middles, apart[:, 0], color=COLOURS[row], lw=2)
+        below.fill_between(middles, apart[:, 1], apart[:, 2], color=COLOURS[row], alpha=0.15, lw=0)
     below.axhline(0.0, color="black", lw=0.8)
     above.set(ylabel="NDCG@10", ylim=(0, None))
     below.set(xlabel="targets of the slice, %", ylabel="online less frozen", xlim=(0, 100))
@@ -186,7 +193,7 @@ def plot(ranked: Ranked, file: Path) -> None:
     figure.savefig(file, bbox_inches="tight")
 
 
-def tested(page: str, log: str) -> dict[tuple[str, int], str]:
+def counted(page: str, log: str) -> dict[tuple[str, int], str]:
     """NDCG@10 on the test slice by model and `learn_every`: the newest runs with seed 0 in a folder named like the log."""
     how = re.compile(r"(\S+): progressive, .*state every 1, weights every (\d+), seed 0")
     found = {}
@@ -212,12 +219,20 @@ def signed(value: float, low: float, high: float) -> str:
     return f"{value:+.4f} ({low:+.4f} – {high:+.4f})"
 
 
-def extremes(values: Sequence[float]) -> str:
+def less(ranked: Ranked, a: str, b: str) -> str:
+    """a - b with its interval, and in how many seeds it is positive; nothing of a row less itself."""
+    if a == b:
+        return ""
+    ahead, seeds = ranked.ahead(a, b)
+    return f"{signed(*ranked.difference(a, b))}; {ahead} of {seeds}"
+
+
+def extremes(values: Collection[float]) -> str:
     """The least and the largest, of how many."""
     if not values:
         return "–"
     if len(values) == 1:
-        return f"{values[0]:.4f}"
+        return f"{max(values):.4f}"
     return f"{min(values):.4f} – {max(values):.4f} ({len(values)})"
 
 

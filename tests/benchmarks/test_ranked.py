@@ -22,7 +22,7 @@ def test_seeds_of_one_log_are_averaged_target_by_target():
     found = ranked.Ranked([run("mixture", [0.0, 1.0], seed=0), run("mixture", [1.0, 1.0], seed=1)])
     assert found.mean("mixture")[0][0] == pytest.approx(0.75)
     assert found.mean("mixture")[1] == 2
-    assert found.by_seed("mixture") == [0.5, 1.0]
+    assert found.by_seed("mixture") == {0: 0.5, 1: 1.0}
 
 
 def test_targets_of_different_worlds_stand_beside_each_other():
@@ -41,6 +41,7 @@ def test_a_difference_that_is_the_same_for_every_target_has_no_width():
 def test_a_difference_is_over_the_worlds_that_both_ranked():
     runs = [run("mixture", [0.5], data="aa"), run("mixture", [0.0], seed=1, data="bb"), run("ease", [0.4], data="aa")]
     assert ranked.Ranked(runs).difference("mixture", "ease")[0] == pytest.approx(0.1)
+    assert ranked.Ranked(runs).ahead("mixture", "ease") == (1, 1)
     with pytest.raises(FeedError, match="no target in common"):
         ranked.Ranked([run("mixture", [0.5]), run("ease", [0.4], data="bb")]).difference("mixture", "ease")
 
@@ -81,7 +82,17 @@ def test_the_newest_counted_run_of_this_log_stands_in_the_table():
 | 5 | now | c | movielens 2 | ease: static, positive like, seed 0 | 0.5 (0.4 – 0.6) |
 | 6 | now | c | movielens 2 | mixture: progressive, positive like, state every 32, weights every 1, seed 0 | 0.6 (0.5 – 0.7) |
 """
-    assert ranked.tested(page, "movielens") == {("ease", 0): "0.3 (0.2 – 0.4)"}
+    assert ranked.counted(page, "movielens") == {("ease", 0): "0.3 (0.2 – 0.4)"}
+
+
+def test_a_model_that_was_only_tested_stands_in_the_table_without_the_tuning_slice():
+    runs = [run("mixture", [0.5]), run("ease", [0.4])]
+    lines = ranked.models(ranked.Ranked(runs), {("als", 0): "0.2", ("ease", 0): "0.3"}).splitlines()[2:]
+    assert [(line.split(" | ")[0], line.split(" | ")[1], line.rstrip(" |").split(" | ")[-1]) for line in lines] == [
+        ("| `als`", "not run", "0.2"),
+        ("| `ease`", "0.4000 (0.4000 – 0.4000)", "0.3"),
+        ("| `mixture`", "0.5000 (0.5000 – 0.5000)", "not run"),
+    ]
 
 
 def test_every_row_can_be_built_and_every_ablation_leaves_something_out():
