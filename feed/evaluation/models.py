@@ -86,4 +86,5 @@ MODELS: Mapping[str, Model] = {
     "prior-covisitation": Model(partial(_mixture, two_tower=False), online=True),
     "two-tower": Model(partial(_mixture, prior=False, covisitation=False), online=True),
     "mixture": Model(_mixture, online=True),
+    "mixture-sequence": Model(partial(_mixture, sequence=True), online=True),
 }

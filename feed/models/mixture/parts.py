@@ -10,9 +10,9 @@ class Parts:
     """The columns, `prior`, `covisitation` (with content) and `two_tower`, and what they are made of.
 
     `mixing`: the columns' weights learn, or stay where they start. `attributes`: what is known of users and items beforehand.
-    Of the towers: `history`, the user's pooled positives; `ids`, an item's own embedding and bias; `residual`, the other
-    columns' score as an offset; `replay`, the reservoir of online steps; `small`, items of a catalogue up to which every one
-    is a candidate, and `logq`, the correction of a sample beyond.
+    Of the towers: `history`, the user's pooled positives; `sequence`, a transformer over them in place of the pool; `ids`, an
+    item's own embedding and bias; `residual`, the other columns' score as an offset; `replay`, the reservoir of online steps;
+    `small`, items of a catalogue up to which every one is a candidate, and `logq`, the correction of a sample beyond.
     """
 
     prior: bool = True
@@ -21,6 +21,7 @@ class Parts:
     mixing: bool = True
     attributes: bool = True
     history: bool = True
+    sequence: bool = False
     ids: bool = True
     residual: bool = True
     replay: bool = True

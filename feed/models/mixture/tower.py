@@ -9,7 +9,8 @@
 
 with the mixture's score of the moment as the offset (less log q of items that were sampled with probability q), so that nothing
 is learned twice. An item's own embedding counts as far as its n_i positives can have trained it; a new one has its content.
-No embedding of the user's own: the history says more, and of everybody.
+No embedding of the user's own: the history says more, and of everybody. With `Parts.sequence` p_u is the state of a transformer
+(`sequence`).
 References: Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (q); Yang et al.
 2020, "Mixed Negative Sampling for Learning Two-tower Neural Networks"; Friedman 2001, "Greedy Function Approximation"
 (learning the residual of what is there).
@@ -24,13 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feed.models.mixture.chunks import Chunk
-from feed.models.mixture.ops import pool, unit
+from feed.models.mixture.chunks import HISTORY, Chunk
+from feed.models.mixture.ops import kept, pool, unit
 from feed.models.mixture.parts import WHOLE, Parts
+from feed.models.mixture.sequence import Transformer
 from feed.models.mixture.softmax import HALF, softmax_loss
 
 VECTOR, HIDDEN, SMALL = 128, 128, 8
-DROPOUT = 0.3
 TEMPERATURE = 0.2
 SPREAD = 0.05  # standard deviation of fresh embeddings
 
@@ -61,12 +62,18 @@ class Towers(nn.Module):
         self.user = _layers(SMALL * len(self.of_profile) + VECTOR + 1)
         self.item = _layers(SMALL * (len(self.of_content) + 1) + VECTOR)
         self._chance = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        if parts.sequence:
+            self.sequence = Transformer(HISTORY, VECTOR, SPREAD, self._chance)
 
     def users(self, users: Tensor, history: Tensor, weights: Tensor, positives: Tensor) -> Tensor:
         """As in `Chunk`, float32 (m, 128), each of length 1 / temperature."""
         if not self._parts.history:
             weights = torch.zeros_like(weights)
-        pooled = pool(self.ids, history, weights)
+        if self._parts.sequence:
+            with self._half():
+                pooled = self.sequence(self.ids, history, weights > 0)
+        else:
+            pooled = pool(self.ids, history, weights)
         profile = [F.embedding(self._profile[users, i], table) for i, table in enumerate(self.of_profile)]
         out = self._through(self.user, torch.cat([*profile, pooled, positives[:, None]], dim=1)) + pooled
         return unit(out) / TEMPERATURE
@@ -82,12 +89,15 @@ class Towers(nn.Module):
 
     def _through(self, layers: nn.Sequential, x: Tensor) -> Tensor:
         inner, outer = layers
-        with torch.autocast("cpu", HALF, enabled=self.training and HALF is torch.bfloat16):
+        with self._half():
             hidden = F.relu(inner(x))
             if self.training:
                 hidden = hidden * kept(hidden, self._chance)
             out: Tensor = outer(hidden)
         return out.float()
+
+    def _half(self) -> torch.autocast:
+        return torch.autocast("cpu", HALF, enabled=self.training and HALF is torch.bfloat16)
 
     def loss(self, chunks: Sequence[Chunk]) -> Tensor:
         """The mean loss of the chunks' positives, scalar."""
@@ -108,13 +118,6 @@ def _embeddings(codes: np.ndarray) -> nn.ParameterList:
 
 def _layers(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, HIDDEN), nn.Linear(HIDDEN, VECTOR))
-
-
-def kept(x: Tensor, chance: torch.Generator) -> Tensor:
-    """Factors like x: about a share DROPOUT of them 0, the others what keeps the mean 1; a byte each, as torch's take long."""
-    least = round(256 * DROPOUT)
-    drawn = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=chance).view(torch.uint8)
-    return (drawn[: x.numel()].view(x.shape) >= least).to(x.dtype).mul_(256 / (256 - least))
 
 
 def _stack(chunks: Sequence[Chunk], name: str) -> Tensor:

@@ -1,8 +1,7 @@
 import torch
 from torch.nn.functional import embedding_bag, normalize
 
-from feed.models.mixture.ops import pool, unit
-from feed.models.mixture.tower import DROPOUT, kept
+from feed.models.mixture.ops import DROPOUT, kept, pool, unit
 
 
 def _gradient(of, x, along):
