@@ -101,14 +101,18 @@ class Towers(nn.Module):
 
     def loss(self, chunks: Sequence[Chunk]) -> Tensor:
         """The mean loss of the chunks' positives, scalar."""
-        total, count = torch.zeros(()), 0
-        for _, group in groupby(chunks, key=lambda chunk: id(chunk.candidates)):
-            alike = list(group)
-            u = self.users(*(_stack(alike, name) for name in ("users", "history", "weights", "positives")))
-            v, bias = self.items(torch.from_numpy(alike[0].candidates), torch.from_numpy(alike[0].evidence))
-            total = total + softmax_loss(u, v, bias, _stack(alike, "offset"), _stack(alike, "target"))
-            count += len(u)
-        return total / count
+        groups = [list(group) for _, group in groupby(chunks, key=lambda chunk: id(chunk.candidates))]
+        firsts = [group[0] for group in groups]
+        rows, columns = [sum(len(chunk.target) for chunk in group) for group in groups], [len(one.candidates) for one in firsts]
+        u = self.users(*(_stack(chunks, name) for name in ("users", "history", "weights", "positives")))
+        v, bias = self.items(_stack(firsts, "candidates"), _stack(firsts, "evidence"))
+        losses = [
+            softmax_loss(own_u, own_v, own_bias, _stack(group, "offset"), _stack(group, "target"))
+            for group, own_u, own_v, own_bias in zip(
+                groups, torch.split(u, rows), torch.split(v, columns), torch.split(bias, columns), strict=True
+            )
+        ]
+        return torch.stack(losses).sum() / len(u)
 
 
 def _embeddings(codes: np.ndarray) -> nn.ParameterList:

@@ -5,7 +5,7 @@ import torch
 from feed.models.mixture.chunks import CHUNK, Builder, Person
 from feed.models.mixture.parts import WHOLE, Parts
 from feed.models.mixture.residual import Residual
-from feed.models.mixture.tower import Attributes
+from feed.models.mixture.tower import Attributes, Towers
 
 ITEMS, KINDS = 40, 4  # an item's kind is its code modulo 4
 
@@ -142,3 +142,13 @@ def test_the_same_chunks_and_seed_give_the_same_towers_whatever_torch_has_drawn_
         assert residual.fit(chunks) > 0
         columns.append(residual.column(Person(0, [3, 7], 2), np.full(ITEMS, 1000)))
     np.testing.assert_array_equal(*columns)
+
+
+def test_the_loss_of_several_samples_is_the_mean_of_their_losses(monkeypatch):
+    monkeypatch.setattr("feed.models.mixture.chunks.SAMPLED", 10)
+    chunks = _chunks(np.random.default_rng(4), 3, False, Parts(small=10))
+    torch.manual_seed(0)
+    towers = Towers(_attributes()).eval()
+    alone = [towers.loss([chunk]).item() for chunk in chunks]
+    assert np.ptp(alone) > 1e-3
+    assert towers.loss(chunks).item() == pytest.approx(np.mean(alone), rel=1e-3)
