@@ -64,7 +64,7 @@ def world(seed: int) -> Dataset:
 
 
 def without(*parts: str, **others: int) -> Row:
-    """The mixture, learning online, but for these parts."""
+    """The mixture, learning online, but for these parts, and with others as given."""
     return Row("mixture", ONLINE, dict.fromkeys(parts, 0) | others)
 
 
@@ -100,6 +100,7 @@ ABLATIONS: Mapping[str, Row] = {
     "without replay": without("replay"),
     "sampled": without(small=0),
     "sampled, without logQ": without("logq", small=0),
+    "sequence": without(sequence=1),
 }
 ROWS = {**BASELINES, **OURS, **ABLATIONS}
 
