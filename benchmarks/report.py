@@ -9,12 +9,14 @@ A file that is not there leaves its part of the page as it was, and says so.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import curves, ranked
+from benchmarks.drift import quantiles
 from benchmarks.page import put, table
 from feed.errors import run
 
@@ -100,7 +102,9 @@ def trials(measured: dict[str, Any]) -> dict[str, str]:
         for f in measured["flipped"]
     ]  # fmt: skip
     closed = measured["seeds"]
-    equal = [[v["champion"], v["challenger"], v["decision"], f"{v['requests']:,}", v["why"]] for v in closed["verdicts"]]
+    ended = Counter(v["decision"] for v in closed["verdicts"])
+    spans = {d: quantiles([v["requests"] for v in closed["verdicts"] if v["decision"] == d]) for d in ended}
+    equal = [[decision, str(n), span(spans[decision])] for decision, n in ended.most_common()]
     told = {f"{v['challenger']} against {v['champion']}": v for v in measured["power"]["verdicts"]}
     power = []
     for p in measured["power"]["resampled"]:
@@ -110,14 +114,14 @@ def trials(measured: dict[str, Any]) -> dict[str, str]:
             p["series"], f"{p['z']:.1f}", f"{p['promoted']:.0%}", "–" if needed is None else f"{needed:,.0f}", verdict,
         ])  # fmt: skip
     hits = (
-        f"{closed['promoted']} of {closed['trials']} promoted (upper 95 % bound {closed['upper_95']:.0%}: so few trials bound "
-        f"little), {closed['trials'] - len(equal)} without a verdict at the end of the run"
+        f"{closed['promoted']} of {closed['trials']} in {measured['worlds']} worlds promoted (upper 95 % bound "
+        f"{closed['upper_95']:.1%}); {closed['trials'] - len(closed['verdicts'])} without a verdict at the end of the run"
     )
     return {
         "flipped": table(
             ["differences of", "requests", "users", "z before flipping", "null trials", "promoted", "upper 95 % bound"], flipped
         ),
-        "equals": table(["champion", "challenger", "verdict", "requests", "why"], equal) + f"\n\n{hits}.",
+        "equals": table(["verdict", "trials", "requests, median (range)"], equal) + f"\n\n{hits}.",
         "power": table(["", "z", "promoted, users resampled", "requests with evidence, median", "the run itself"], power),
     }
 

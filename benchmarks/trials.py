@@ -1,10 +1,11 @@
 """How often a trial promotes what is not better, and how many requests it needs for what is: figures into var/trials.json.
 
     flipped    real per-request differences with each user's sign drawn by chance: null trials, watched at every request
-    seeds      closed loop: versions trained alike but for their seed, each as champion (it serves) and as challenger
+    seeds      closed loop in several worlds: versions trained alike but for their seed, each as champion (it serves) and as
+               challenger, judged as the gatekeeper judges
     power      closed loop: the trained version as challenger of worse champions; users resampled for the share that is promoted
 
-`python -m benchmarks.trials [--requests 12000] [--flips 2000]`
+`python -m benchmarks.trials [--requests 12000] [--flips 2000] [--worlds 5] [--limit 3000]`
 """
 
 import argparse
@@ -34,7 +35,7 @@ from offline import bootstrap
 OUT = Path(__file__).parents[1] / "var" / "trials.json"
 ALPHA = 0.05
 RESAMPLED = 100
-SEEDS = 3
+SEEDS = 4
 
 
 class Recorded(Clustered):
@@ -164,42 +165,54 @@ def z_of(series: Series) -> float:
     return sums.mean / sums.error
 
 
-def serve(
-    folder: Path, seed: int, name: str, versions: dict[str, Path], requests: int
-) -> tuple[list[Series], list[dict[str, Any]]]:
-    """Let version `name` rank for this many requests; differences and verdicts of the others on what happens."""
-    loop, _, _ = start(seed, folder, Policy(), run_seed=1)
-    challengers = {other: snapshot.load(path) for other, path in versions.items()}
-    champion = challengers.pop(name)
-    loop.serve(champion, name, 1)
-    catalogue = LastSeen()
-    catalogue.add(loop.past, 0)
-    endless = {other: Endless(Scorer(champion), Scorer(model)) for other, model in challengers.items()}
-    trials = {other: Comparison(Scorer(champion), Scorer(model), ALPHA) for other, model in challengers.items()}
-    verdicts: dict[str, Any] = {}
-    waiting, seen = [], 0
-    while seen < requests:
-        waiting += loop.step(60)
-        while len(waiting) >= CHUNK:
-            chunk, waiting = waiting[:CHUNK], waiting[CHUNK:]
-            seen += CHUNK
-            for other in challengers:
-                endless[other].see(chunk, catalogue)
-                if other not in verdicts:
-                    trials[other].see(chunk, catalogue)
-                    if verdict := judge(trials[other], requests):
-                        verdicts[other] = verdict
-            catalogue.add(chunk, seen)
+def recorded(folder: Path, name: str, versions: dict[str, Path], requests: int) -> tuple[list[Series], list[dict[str, Any]]]:
+    """Let version `name` rank for so many requests in world 0; differences and verdicts of the others on what happens."""
+    endless = {
+        other: Endless(Scorer(snapshot.load(versions[name])), Scorer(snapshot.load(path)))
+        for other, path in versions.items()
+        if other != name
+    }
+    told = serve(folder, 0, name, versions, requests, requests, list(endless.values()))
     series = []
     for other, comparison in endless.items():
         users = np.unique(comparison.recorded.users_of, return_inverse=True)[1]
         values = np.array(comparison.recorded.values)
         series.append(Series(f"{other} against {name}", users, values, comparison.speaks or len(values) + 1))
-    told = [
-        {"champion": name, "challenger": other, "decision": v.decision, "why": v.why, "requests": v.figures["requests"]}
-        for other, v in verdicts.items()
-    ]
     return series, told
+
+
+def serve(
+    folder: Path, world: int, name: str, versions: dict[str, Path], limit: int, requests: int, beside: Sequence[Comparison] = ()
+) -> list[dict[str, Any]]:
+    """Let version `name` rank; verdicts of the others on what happens, each trial at most `limit` requests long.
+
+    Ends after `requests`, or when all is said and nobody watches `beside`.
+    """
+    loop, _, _ = start(world, folder, Policy(), run_seed=1)
+    champion = snapshot.load(versions[name])
+    loop.serve(champion, name, 1)
+    catalogue = LastSeen()
+    catalogue.add(loop.past, 0)
+    challengers = {other: snapshot.load(path) for other, path in versions.items() if other != name}
+    trials = {other: Comparison(Scorer(champion), Scorer(model), ALPHA) for other, model in challengers.items()}
+    told: list[dict[str, Any]] = []
+    waiting, seen = [], 0
+    while seen < requests and (trials or beside):
+        waiting += loop.step(60)
+        while len(waiting) >= CHUNK:
+            chunk, waiting = waiting[:CHUNK], waiting[CHUNK:]
+            seen += CHUNK
+            for comparison in (*beside, *trials.values()):
+                comparison.see(chunk, catalogue)
+            for other, trial in list(trials.items()):
+                if v := judge(trial, limit):
+                    told.append({
+                        "world": world, "champion": name, "challenger": other, "decision": v.decision, "why": v.why,
+                        "requests": v.figures["requests"],
+                    })  # fmt: skip
+                    del trials[other]
+            catalogue.add(chunk, seen)
+    return told
 
 
 def trained_alike(folder: Path, seeds: Sequence[int]) -> dict[str, Path]:
@@ -220,41 +233,53 @@ def worse(folder: Path, good: Snapshot) -> dict[str, Path]:
     return paths
 
 
-def run(folder: Path, requests: int, flips: int, processes: int) -> dict[str, Any]:
-    """All of it, on one world."""
-    seeded(0, folder)
-    models = trained_alike(folder, range(SEEDS))
-    bad = worse(folder, snapshot.load(models["seed 0"]))
-    jobs = [
-        *((folder, 0, name, models, requests) for name in models),
-        *((folder, 0, name, {name: path, "trained": models["seed 0"]}, requests) for name, path in bad.items()),
-    ]
+def prepared(folder: Path, world: int) -> dict[str, Path]:
+    """A world with versions that are trained alike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeded(world, folder)
+    return trained_alike(folder, range(SEEDS))
+
+
+def run(folder: Path, worlds: int, limit: int, requests: int, flips: int, processes: int) -> dict[str, Any]:
+    """All of it: equals in all worlds, the rest in world 0."""
+    folders = {world: folder / str(world) for world in range(worlds)}
     with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (1,), maxtasksperchild=1) as pool:
-        found = pool.starmap(serve, jobs, chunksize=1)
-    null, better = ([one for series, _ in part for one in series] for part in (found[:SEEDS], found[SEEDS:]))
-    closed, told = ([one for _, verdicts in part for one in verdicts] for part in (found[:SEEDS], found[SEEDS:]))
+        alike = dict(zip(folders, pool.starmap(prepared, [(of, world) for world, of in folders.items()], 1), strict=True))
+        equal = [(folders[world], world, name, alike[world], limit, 2 * limit) for world in folders for name in alike[world]]
+        closed = [verdict for told in pool.starmap(serve, equal, chunksize=1) for verdict in told]
+        bad = worse(folders[0], snapshot.load(alike[0]["seed 0"]))
+        null = pool.starmap(recorded, [(folders[0], name, alike[0], requests) for name in alike[0]], chunksize=1)
+        jobs = [(folders[0], name, {name: path, "trained": alike[0]["seed 0"]}, requests) for name, path in bad.items()]
+        better = pool.starmap(recorded, jobs, chunksize=1)
     promoted = sum(verdict["decision"] == "promote" for verdict in closed)
-    n = SEEDS * (SEEDS - 1)
+    n = len(equal) * (SEEDS - 1)
+    of_null, of_better = ([one for series, _ in found for one in series] for found in (null, better))
     return {
-        "alpha": ALPHA,
-        "flipped": [flipped(series, flips) for series in (*null, *better)],
+        "alpha": ALPHA, "worlds": worlds, "limit": limit, "requests": requests,
+        "flipped": [flipped(series, flips) for series in (*of_null, *of_better)],
         "seeds": {"trials": n, "promoted": promoted, "upper_95": upper(promoted, n), "verdicts": closed,
-                  "z": {series.name: round(z_of(series), 2) for series in null}},
-        "power": {"verdicts": told, "resampled": [power(series) for series in better]},
+                  "z": {series.name: round(z_of(series), 2) for series in of_null}},
+        "power": {
+            "verdicts": [verdict for _, told in better for verdict in told],
+            "resampled": [power(series) for series in of_better],
+        },
     }  # fmt: skip
 
 
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description="false promotions and power of the trial")
-    parser.add_argument("--requests", type=int, default=12_000, help="shown in each closed loop")
+    parser.add_argument("--requests", type=int, default=12_000, help="shown in each closed loop whose differences are recorded")
+    parser.add_argument("--worlds", type=int, default=5, help="in which equals are tried")
+    parser.add_argument("--limit", type=int, default=3_000, help="requests with evidence until a trial of equals is given up")
     parser.add_argument("--flips", type=int, default=2000, help="null trials a series")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="keep the world and its versions here, and take them from here")
+    parser.add_argument("--folder", type=Path, help="keep the worlds and their versions here, and take them from here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with TemporaryDirectory(prefix="feedloop-bench-") as folder:
-        figures = run(arguments.folder or Path(folder), arguments.requests, arguments.flips, arguments.processes)
+        a = arguments
+        figures = run(a.folder or Path(folder), a.worlds, a.limit, a.requests, a.flips, a.processes)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
