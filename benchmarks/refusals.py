@@ -95,7 +95,8 @@ def shuffled_labels(data: Path, seed: int) -> Snapshot:
     log = bootstrap.read(data, ())
     slices = bootstrap.slices_of(bootstrap.pairs_of(log), data)
     with Progress(transient=True) as progress:
-        space, chunks, _, _ = bootstrap.freeze(log, slices, seed, progress)
+        frozen = bootstrap.freeze(log, slices, seed, progress)
+    space, chunks = frozen.space, frozen.chunks
     rng = np.random.default_rng(seed)
     pairs, rows = chunks.positive.shape[1], chunks.positive.shape[1] + chunks.negative.shape[2]
     dealt = np.concatenate([chunk * rows + rng.permutation(rows) for chunk in range(len(chunks))])

@@ -1,7 +1,8 @@
 """Train a two-tower model on a log and register it; the first one of a registry becomes champion, later ones challenger.
 
     folder in the data format ─► events ─► pairs, in order of time ─┬─ first 80 %: features fitted, weights trained
-                                                                    ├─ next 10 %: judge of each epoch (AUC), early stopping
+                                                                    ├─ next 10 %: judge of each epoch (AUC), early stopping;
+                                                                    │             the heads fitted (`feed.models.heads`)
                                                                     └─ last 10 %: the figures, beside those of popularity
 
 The weights that are served are the ones that were measured; trained on the last fifth as well they were no better.
@@ -30,7 +31,8 @@ from feed.evaluation import holdout
 from feed.evaluation.holdout import VisitCollector, Visits
 from feed.events import utc
 from feed.features import FeatureSpace
-from feed.models import snapshot
+from feed.models import heads, snapshot
+from feed.models.heads import Heads
 from feed.models.pairs import CHUNK, ChunkCollector, Chunks, Log, Pair, pairs_of, replay
 from feed.models.train import Trained, train
 from feed.models.two_tower import TwoTower
@@ -45,6 +47,18 @@ THREADS = 1  # two are hardly faster on matrices this small, and ten times slowe
 log = structlog.get_logger()
 
 Figures = dict[str, dict[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The features, and what was frozen with them: chunks to train on, visits to judge and to measure by, and, to fit and to
+    measure the heads, the pairs of these two slices (None: too few)."""
+
+    space: FeatureSpace
+    chunks: Chunks
+    judged: list[Visits]
+    measured: list[Visits]
+    looked: tuple[Chunks | None, Chunks | None]
 
 
 @dataclass(frozen=True)
@@ -76,18 +90,22 @@ def run(data: Path, registry: Path, *, epochs: int = EPOCHS, seed: int = 0, cont
     slices = slices_of(pairs_of(log), data)
     registry.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is said before the training
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        space, chunks, judged, measured = freeze(log, slices, seed, progress)
+        frozen = freeze(log, slices, seed, progress)
         task = progress.add_task("training")
         trained = train(
-            space, chunks, lambda model: auc(model, judged), epochs=epochs, seed=seed,
+            frozen.space, frozen.chunks, lambda model: auc(model, frozen.judged), epochs=epochs, seed=seed,
             stepped=lambda step, steps: progress.update(task, completed=step, total=steps),
         )  # fmt: skip
         figures = {
-            "learned": holdout.summary(measured, lambda visits: logits(trained.model, visits), seed),
-            "popular": holdout.summary(measured, holdout.popularity, seed),
+            "learned": holdout.summary(frozen.measured, lambda visits: logits(trained.model, visits), seed),
+            "popular": holdout.summary(frozen.measured, holdout.popularity, seed),
         }
-    outcome = register(Registry(registry), trained, space, manifest(log, slices, trained, seed, figures))
+    found, head_figures = fit_heads(trained.model, frozen, log, slices)
+    about = {**manifest(log, slices, trained, seed, figures), "heads": head_figures}
+    outcome = register(Registry(registry), trained, frozen.space, about, found)
     console.print(table(figures))
+    if head_figures:
+        console.print(heads_table(head_figures))
     console.print(
         f"Version {outcome.version}, epoch {trained.epoch}: "
         + ("champion" if outcome.champion else "challenger; another version serves"),
@@ -118,7 +136,7 @@ def slices_of(pairs: list[Pair], data: Path) -> Slices:
     return slices
 
 
-def freeze(log: Log, slices: Slices, seed: int, progress: Progress) -> tuple[FeatureSpace, Chunks, list[Visits], list[Visits]]:
+def freeze(log: Log, slices: Slices, seed: int, progress: Progress) -> Frozen:
     """Fold the log twice: to fit the features on the training slice, then to freeze every pair and visit as of its moment."""
     end = slices.judged[0].event
     task = progress.add_task("folding the log", total=end + len(log.events))
@@ -130,12 +148,28 @@ def freeze(log: Log, slices: Slices, seed: int, progress: Progress) -> tuple[Fea
     chunks = ChunkCollector(space, [], slices.trained, rng)
     judged = VisitCollector(space, slices.trained, slices.judged, VISITS_JUDGED, rng)
     measured = VisitCollector(space, until_judged, slices.measured, VISITS_MEASURED, rng)
-    for stop, state in replay(log, sorted({*chunks.stops, *judged.stops, *measured.stops})):
-        for collector in (chunks, judged, measured):
+    looked = [
+        ChunkCollector(space, before, pairs, np.random.default_rng([seed, 1]))
+        for before, pairs in ((slices.trained, slices.judged), (until_judged, slices.measured))
+    ]
+    collectors: list[ChunkCollector | VisitCollector] = [chunks, judged, measured, *looked]
+    for stop, state in replay(log, sorted({stop for collector in collectors for stop in collector.stops})):
+        for collector in collectors:
             collector.look(stop, state)
         progress.update(task, completed=end + stop)
     progress.update(task, completed=end + len(log.events))
-    return space, chunks.chunks(), judged.groups(), measured.groups()
+    fitted, later = (collector.chunks() if collector.stops else None for collector in looked)
+    return Frozen(space, chunks.chunks(), judged.groups(), measured.groups(), (fitted, later))
+
+
+def fit_heads(model: TwoTower, frozen: Frozen, log: Log, slices: Slices) -> tuple[Heads, dict[str, dict[str, float]]]:
+    """Heads of what followed the judged pairs, and their figures on the measured ones, both by task."""
+    fitted, later = frozen.looked
+    if fitted is None or later is None:
+        return {}, {}
+    labels, later_labels = heads.followed(log, slices.judged)[: fitted.positive.size], heads.followed(log, slices.measured)
+    found = heads.fit(heads.products(model, fitted), labels)
+    return found, heads.figures(found, labels, heads.products(model, later), later_labels[: later.positive.size])
 
 
 def logits(model: TwoTower, visits: Visits) -> np.ndarray:
@@ -188,12 +222,12 @@ def replaceable(registry: Registry) -> int:
     return 0
 
 
-def register(registry: Registry, trained: Trained, space: FeatureSpace, about: dict[str, Any]) -> Outcome:
+def register(registry: Registry, trained: Trained, space: FeatureSpace, about: dict[str, Any], found: Heads) -> Outcome:
     """Publish the version as a challenger; make it champion if there is none that can serve."""
-    follows = replaceable(registry)
-    version = registry.publish(lambda folder: snapshot.save(folder, trained.model, space, about), challenger=True)
+    generation = replaceable(registry)
+    version = registry.publish(lambda folder: snapshot.save(folder, trained.model, space, about, heads=found), challenger=True)
     try:
-        registry.promote(version, generation=follows, evidence={"by": about["created_by"], "why": "nobody could serve"})
+        registry.promote(version, generation=generation, evidence={"by": about["created_by"], "why": "nobody could serve"})
     except NotPromoted:
         return Outcome(version, False, about["figures"])
     return Outcome(version, True, about["figures"])
@@ -205,6 +239,17 @@ def table(figures: Figures) -> Table:
     for name, label in LABELS.items():
         cells = [f"{f['mean']:.4f} ({f['low']:.4f} – {f['high']:.4f})" for one in figures.values() if (f := one.get(name))]
         shown.add_row(label, *cells)
+    return shown
+
+
+def heads_table(figures: dict[str, dict[str, float]]) -> Table:
+    """The heads' figures as a table."""
+    shown = Table(
+        "after a look", "predicted", "followed", "log-loss", "of the base rate", title="Heads on the held-out last tenth"
+    )
+    for task, of in figures.items():
+        losses = f"{of['log_loss']:.4f}", f"{of['log_loss_of_base_rate']:.4f}"
+        shown.add_row(task, f"{of['predicted']:.2%}", f"{of['followed']:.2%}", *losses)
     return shown
 
 

@@ -26,6 +26,7 @@ from feed.learning.guard import Guard
 from feed.learning.loss import join, loss, prepare
 from feed.learning.memory import Catalogue, Reservoir
 from feed.learning.optimiser import RowAdam
+from feed.models.heads import Heads
 from feed.models.snapshot import Snapshot
 from feed.models.two_tower import TwoTower
 
@@ -94,7 +95,7 @@ class Learner:
     """Learns from records taken in the order of their offsets.
 
     `load` gives the version a `Restart` names, or another that is to be begun from instead. Attributes to read:
-    `progress`, `space`, `weights.average` (what is published).
+    `progress`, `space`, `weights.average` and `heads` (what is published).
     """
 
     def __init__(
@@ -104,11 +105,13 @@ class Learner:
         progress: Progress,
         load: Loader,
         *,
+        heads: Heads | None = None,
         reservoir: Reservoir | None = None,
         catalogue: Catalogue | None = None,
         pending: list[Example] | None = None,
     ) -> None:
         self.weights, self.space, self.progress, self._load = weights, space, progress, load
+        self.heads = heads or {}  # those of the version begun from, as they are
         self.reservoir = Reservoir(progress.seed) if reservoir is None else reservoir
         self.catalogue = Catalogue() if catalogue is None else catalogue
         self.pending = [] if pending is None else pending
@@ -118,7 +121,7 @@ class Learner:
         """Before the first record, with this version's weights."""
         learned_until = start.manifest.get("learned_until")
         progress = Progress(seed=seed, parent=version, known_until=learned_until, learned_until=learned_until)
-        return cls(Weights(start.model), start.space, progress, load)
+        return cls(Weights(start.model), start.space, progress, load, heads=start.heads)
 
     def take(self, offset: int, record: Record) -> Step | None:
         """The record at `offset`; one before `progress.position` is passed over. Returns the step it completed, if any.
@@ -147,7 +150,7 @@ class Learner:
     def _restart(self, version: str) -> None:
         version, start = self._load(version)
         p = self.progress
-        self.weights, self.space = Weights(start.model), start.space
+        self.weights, self.space, self.heads = Weights(start.model), start.space, start.heads
         self.reservoir.reread()
         p.parent, p.since, p.guard, p.running_loss = version, 0, Guard.new(), None
         p.known_until = p.learned_until = start.manifest.get("learned_until")

@@ -59,7 +59,7 @@ def save(folder: Path, learner: Learner, topic_id: str, created_at: str) -> None
     }
     if p.guard.held:
         manifest["held"] = p.guard.held
-    snapshot.save(folder, learner.weights.average, learner.space, manifest, files(learner))
+    snapshot.save(folder, learner.weights.average, learner.space, manifest, files(learner), learner.heads)
 
 
 def files(learner: Learner) -> dict[str, bytes]:
@@ -85,7 +85,7 @@ def load(folder: Path, load_version: Loader) -> Learner:
     except (SafetensorError, zlib.error, msgspec.DecodeError, RuntimeError, KeyError, ValueError) as error:
         raise BadModel(f"{folder} holds a learner this code cannot go on from: {error!r}; {snapshot.REMEDY}") from error
     return Learner(
-        weights, saved.space, progress, load_version,
+        weights, saved.space, progress, load_version, heads=saved.heads,
         reservoir=Reservoir(progress.seed, memory.reservoir, memory.offered),
         catalogue=Catalogue(memory.catalogue),
         pending=memory.pending,

@@ -2,6 +2,7 @@
 
     weights.safetensors   the model's parameters
     features.json         the feature space they were trained on
+    heads.safetensors     the heads of what follows a look (see `feed.models.heads`); not in a version that has none
     manifest.json         what it is: fingerprint, sha256 of every other file, and what the trainer says (span, figures, ...)
 
 A trainer that goes on from a version puts what it needs for that beside these (see `feed.learning.state`).
@@ -12,7 +13,7 @@ Nothing is unpickled. The folder becomes visible by a rename (see `feed.registry
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +26,48 @@ from feed.errors import BadModel
 from feed.features import FeatureSpace
 from feed.features import items as item_features
 from feed.features import user as user_features
+from feed.models import heads as task_heads
+from feed.models.heads import Heads
 from feed.models.two_tower import TwoTower
 
 WEIGHTS, FEATURES, MANIFEST = "weights.safetensors", "features.json", "manifest.json"
+HEADS = "heads.safetensors"
 TRAIN = "train anew with `python offline/bootstrap.py`"
 REMEDY = f"restore the folder from a copy, or {TRAIN}"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A model in evaluation mode, the features it reads, and what is written about it."""
+    """A model in evaluation mode, the features it reads, what is written about it, and its heads if it has any."""
 
     model: TwoTower
     space: FeatureSpace
     manifest: Mapping[str, Any]
+    heads: Heads = field(default_factory=dict)
 
     def require_finite(self) -> None:
         """Raises `BadModel` naming the weights that are NaN or infinite: such a model can score nothing."""
-        bad = [name for name, weights in self.model.state_dict().items() if not bool(torch.isfinite(weights.float()).all())]
+        everything = {**self.model.state_dict(), **task_heads.to_tensors(self.heads)}
+        bad = [name for name, weights in everything.items() if not bool(torch.isfinite(weights.float()).all())]
         if bad:
             raise BadModel(f"weights that are not finite ({', '.join(bad)}) cannot rank: choose another version, or {TRAIN}")
 
 
 def save(
-    path: Path, model: TwoTower, space: FeatureSpace, manifest: Mapping[str, Any], extra: Mapping[str, bytes] | None = None
+    path: Path,
+    model: TwoTower,
+    space: FeatureSpace,
+    manifest: Mapping[str, Any],
+    extra: Mapping[str, bytes] | None = None,
+    heads: Heads | None = None,
 ) -> None:
     """Write the folder `path`, which must exist; `manifest` is JSON and gains `fingerprint` and `sha256`.
 
     `extra`: further files by name, for `read_checked`.
     """
     contents = {WEIGHTS: save_tensors(model.state_dict()), FEATURES: space.to_json(), **(extra or {})}
+    if heads:
+        contents[HEADS] = save_tensors(task_heads.to_tensors(heads))
     for name, content in contents.items():
         (path / name).write_bytes(content)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -78,7 +91,16 @@ def load(path: Path) -> Snapshot:
         model.load_state_dict(load_tensors(contents[WEIGHTS]))
     except (SafetensorError, RuntimeError) as error:
         raise BadModel(f"{path / WEIGHTS} does not fit this code's model: {error}; {REMEDY}") from error
-    return Snapshot(model.eval(), space, manifest)
+    return Snapshot(model.eval(), space, manifest, _heads(path, manifest))
+
+
+def _heads(path: Path, manifest: Mapping[str, Any]) -> Heads:
+    if HEADS not in manifest.get("sha256", {}):
+        return {}
+    try:
+        return task_heads.from_tensors(load_tensors(read_checked(path / HEADS, manifest)))
+    except (SafetensorError, ValueError) as error:
+        raise BadModel(f"{path / HEADS} does not fit this code's heads: {error}; {REMEDY}") from error
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from feed.learning import memory, state
 from feed.learning.learner import RATE, STEP, WARM_UP, Learner
 from feed.learning.loss import join, loss, prepare
 from feed.models import snapshot
+from feed.models.heads import Head
 from tests.learning import taught
 from tests.learning.taught import EARLIER, bits, example, right
 
@@ -166,6 +167,22 @@ def test_restart_goes_on_from_that_version_with_a_fresh_optimiser_and_keeps_the_
     assert len(learner.pending) == 9  # one of the ten is not later than what the version knows
     assert len(learner.reservoir.examples) == 3 * STEP + 1
     assert len(steps(learner, LOG[at : at + STEP - 9], at + 1)) == 1
+
+
+def test_heads_are_those_of_the_version_begun_from_in_all_that_is_published(tmp_path):
+    _, start = taught.world()
+    first, second = ({"click": Head(a, torch.full((64,), a), -a)} for a in (0.5, 0.7))
+
+    def load(version):
+        return version, dataclasses.replace(start, heads=second)
+
+    learner = Learner.begin("v000001", dataclasses.replace(start, heads=first), load)
+    learned(LOG[:STEP], learner)
+    again = saved_and_loaded(learner, tmp_path / "before", load)
+    assert snapshot.load(tmp_path / "before").heads["click"].a == again.heads["click"].a == 0.5
+    again.take(STEP, Restart("v000009", ""))
+    saved_and_loaded(again, tmp_path / "after", load)
+    assert snapshot.load(tmp_path / "after").heads["click"].w.tolist() == pytest.approx([0.7] * 64)
 
 
 def test_a_restart_that_cannot_be_loaded_changes_nothing():

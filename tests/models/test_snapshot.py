@@ -8,6 +8,7 @@ from feed.catalogue import Item
 from feed.errors import BadModel
 from feed.features import FeatureSpace, ItemTable, new_user
 from feed.models import snapshot
+from feed.models.heads import Head
 from feed.models.two_tower import TwoTower
 
 
@@ -42,6 +43,31 @@ def test_what_is_loaded_scores_exactly_as_what_was_saved(saved, table):
     assert not loaded.model.training
     assert loaded.manifest["trained_on"] == {"positives": 16}
     assert loaded.manifest["fingerprint"] == space.fingerprint
+
+
+def test_heads_travel_with_the_version_and_one_without_them_has_none(saved):
+    path, model, space = saved
+    assert snapshot.load(path).heads == {}
+    assert not (path / snapshot.HEADS).exists()
+    heads = {"click": Head(0.5, torch.arange(64.0), -1.0), "hide": Head(-0.5, torch.ones(64), -4.0)}
+    snapshot.save(path, model, space, {}, heads=heads)
+    loaded = snapshot.load(path).heads
+    assert list(loaded) == ["click", "hide"]
+    assert (loaded["hide"].a, loaded["hide"].b) == (-0.5, -4.0)
+    assert torch.equal(loaded["click"].w, torch.arange(64.0))
+    (path / snapshot.HEADS).unlink()
+    with pytest.raises(BadModel, match=r"heads\.safetensors cannot be read"):
+        snapshot.load(path)
+
+
+def test_heads_of_another_shape_or_without_numbers_are_refused(saved):
+    path, model, space = saved
+    snapshot.save(path, model, space, {}, heads={"click": Head(0.5, torch.zeros(3), -1.0)})
+    with pytest.raises(BadModel, match=r"heads\.safetensors does not fit this code's heads: head 'click' has shapes"):
+        snapshot.load(path)
+    snapshot.save(path, model, space, {}, heads={"click": Head(float("nan"), torch.zeros(64), -1.0)})
+    with pytest.raises(BadModel, match=r"not finite \(click\.a\)"):
+        snapshot.load(path).require_finite()
 
 
 @pytest.mark.parametrize("name", [snapshot.WEIGHTS, snapshot.FEATURES])

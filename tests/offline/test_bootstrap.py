@@ -70,6 +70,14 @@ def test_the_served_weights_load_and_carry_their_figures(trained):
     assert loaded.manifest["trained_on"]["until"] < loaded.manifest["measured_from"] < loaded.manifest["data"]["to"]
 
 
+def test_the_version_has_heads_that_beat_the_base_rate_on_later_pairs(trained):
+    loaded = snapshot.load(Registry(trained[1]).champion().path)
+    assert list(loaded.heads) == ["click"], "nothing else happens in this log"
+    figures = loaded.manifest["heads"]["click"]
+    assert figures["log_loss"] < 0.8 * figures["log_loss_of_base_rate"]
+    assert figures["predicted"] == pytest.approx(figures["followed"], abs=0.08)
+
+
 def test_the_same_log_and_seed_give_the_same_weights(trained, tmp_path):
     data, path, outcome = trained
     again = bootstrap.run(data, tmp_path, epochs=6)
@@ -82,6 +90,7 @@ def test_a_log_of_one_kind_of_event_can_be_learned_from(tmp_path, kinds):
     outcome = bootstrap.run(write(tmp_path / "data", 1200, kinds), tmp_path / "registry", epochs=1)
     assert outcome.champion
     assert "auc_looked_at" not in outcome.figures["learned"], "nothing was looked at and left"
+    assert snapshot.load(Registry(tmp_path / "registry").champion().path).heads == {}, "nothing tells one look from another"
 
 
 def test_a_log_too_short_is_refused_with_what_it_holds(tmp_path):

@@ -1,0 +1,169 @@
+"""What follows a look, predicted together on the shared towers: one calibrated logistic head a task.
+
+    P_k(u, i) = sigmoid(a_k <u, v> + <w_k, u * v> + b_k),   given that u looks at i
+
+u * v is the product number by number, whose sum is the logit <u, v>: a head may weigh the 64 numbers otherwise than the logit
+does. By maximum likelihood less RIDGE / 2 |w|² and RIDGE_LOGIT / 2 a², in units in which <u, v>, and u * v on average over its
+numbers, have a standard deviation of 1: a task with few events is left with a_k <u, v> + b_k, one with next to none with its
+base rate. b is free: over the rows it was fitted on a head predicts as many events as there were.
+
+RIDGE is larger than held-out log-loss asks for (that was least with 300). A log shows what its own ranking chose, which may
+have known of tastes that no feature tells; then w learns that what is little known and was shown all the same is liked, and
+ranks a whole catalogue by it. docs/decisions/0011-heads-and-objective.md has the figures.
+
+References: Ma et al. 2018, "Entire Space Multi-Task Model" (tasks on shared embeddings, and what selection does to them); Platt
+1999, "Probabilistic Outputs for Support Vector Machines" (a logit calibrated on data that it was not trained on).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from feed.events import Engagement, View, kind
+from feed.models.pairs import CHUNK, SAMPLED, Chunks, Log, Pair
+from feed.models.two_tower import VECTOR, TwoTower
+
+TASKS = ("click", "like", "share", "comment", "dwell", "hide")
+DWELL_SECONDS = 10.0  # looked at for longer: in the simulated world most who clicked, hardly anybody else
+WINDOW_SECONDS = 1800.0  # from the first engagement: what came later did not follow from that look
+RIDGE, RIDGE_LOGIT = 10_000.0, 10.0
+STEPS = 50
+
+
+class Head(NamedTuple):
+    """One task's numbers; `w` float32 (64,)."""
+
+    a: float
+    w: Tensor
+    b: float
+
+    def logits(self, users: Tensor, items: Tensor) -> Tensor:
+        """`users` (n, 64) and `items` (m, 64) -> float32 (n, m)."""
+        return (users * (self.a + self.w)) @ items.T + self.b
+
+
+Heads = Mapping[str, Head]  # by task; a task of which the log knew nothing has none
+
+
+def followed(log: Log, pairs: Sequence[Pair]) -> np.ndarray:
+    """What followed each pair's first engagement, that included, within `WINDOW_SECONDS`: bool (pairs, tasks)."""
+    row = {(pair.user_id, pair.item_id): k for k, pair in enumerate(pairs)}
+    labels = np.zeros((len(pairs), len(TASKS)), np.bool_)
+    seconds = np.zeros(len(pairs))
+    for event in log.events[min((pair.event for pair in pairs), default=0) :]:
+        if not isinstance(event, Engagement):
+            continue
+        k = row.get((event.user_id, event.item_id))
+        if k is None or event.at > pairs[k].at + WINDOW_SECONDS:
+            continue
+        if isinstance(event, View):
+            seconds[k] += (event.dwell_ms or 0) / 1000
+        else:
+            labels[k, TASKS.index(kind(event))] = True
+    labels[:, TASKS.index("dwell")] = seconds > DWELL_SECONDS
+    return labels
+
+
+def products(model: TwoTower, chunks: Chunks) -> np.ndarray:
+    """u * v of each pair of the chunks, in order; float64 (pairs, 64)."""
+    own = (np.arange(len(chunks))[:, None] * (CHUNK + SAMPLED) + np.arange(CHUNK)).ravel()
+    with torch.no_grad():
+        u, v = model.user_vectors(chunks.users), model.item_vectors(chunks.items.take(own))
+    return np.asarray((u.double() * v.double()).numpy())
+
+
+def fit(z: np.ndarray, labels: np.ndarray) -> dict[str, Head]:
+    """Heads on rows `z` float64 (n, 64) with what followed, bool (n, tasks); none for a task that always or never did.
+
+    The towers must not have been trained on these rows: of those they know too well what was taken.
+    """
+    heads = {}
+    logit, spread = _spread(z.sum(axis=1)[:, None]), _spread(z)
+    columns = np.concatenate([z.sum(axis=1, keepdims=True) / logit, z / spread, np.ones((len(z), 1))], axis=1)
+    ridge = np.array([RIDGE_LOGIT, *[RIDGE] * VECTOR, 0.0])
+    for k, task in enumerate(TASKS):
+        y = labels[:, k].astype(np.float64)
+        if len(y) and 0 < y.mean() < 1:
+            found = _newton(columns, y, ridge)
+            w = torch.from_numpy((found[1:-1] / spread).astype(np.float32))
+            heads[task] = Head(float(np.float32(found[0] / logit)), w, float(np.float32(found[-1])))
+    return heads
+
+
+def _spread(columns: np.ndarray) -> float:
+    spread = float(np.sqrt(columns.var(axis=0).mean())) if len(columns) else 0.0
+    return spread if spread > 1e-9 else 1.0
+
+
+def _newton(x: np.ndarray, y: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+    """The weights (d,) that maximise the penalised likelihood of y (n,) in {0, 1} given x (n, d), whose last column is 1."""
+    w = np.zeros(x.shape[1])
+    w[-1] = np.log(y.mean() / (1 - y.mean()))
+    for _ in range(STEPS):
+        p = _sigmoid(x @ w)
+        slope = x.T @ (p - y) + ridge * w
+        curve = (x * (p * (1 - p))[:, None]).T @ x + np.diag(ridge + 1e-9)
+        step = np.linalg.solve(curve, slope)
+        w = w - np.clip(step, -2.0, 2.0)
+        if np.abs(step).max() < 1e-9:
+            break
+    return w
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.asarray(np.exp(-np.logaddexp(0.0, -x)))
+
+
+def predicted(head: Head, z: np.ndarray) -> np.ndarray:
+    """The probability of each row of `z` float64 (n, 64); float64 (n,)."""
+    return _sigmoid(z @ (head.a + head.w.double().numpy()) + head.b)
+
+
+def figures(heads: Heads, fitted: np.ndarray, z: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:
+    """Of each head on later rows: mean `predicted`, share that `followed`, `log_loss`, and that of the base rate.
+
+    The base rate is the share among the `fitted` ones. `fitted`, `labels`: what followed, bool (n, tasks), of the rows it was
+    fitted on and of these, `z` float64 (n, 64), n > 0.
+    """
+    found = {}
+    for task, head in heads.items():
+        y, base = labels[:, TASKS.index(task)], float(fitted[:, TASKS.index(task)].mean())
+        p = predicted(head, z)
+        found[task] = {
+            "predicted": float(p.mean()),
+            "followed": float(y.mean()),
+            "log_loss": _log_loss(p, y),
+            "log_loss_of_base_rate": _log_loss(np.full(len(y), base), y),
+        }
+    return found
+
+
+def _log_loss(p: np.ndarray, y: np.ndarray) -> float:
+    return float(-np.log(np.where(y, p, 1 - p)).mean())
+
+
+def to_tensors(heads: Heads) -> dict[str, Tensor]:
+    """The numbers by name: `click.a`, `click.w`, `click.b`, ..."""
+    return {
+        f"{task}.{name}": torch.as_tensor(value, dtype=torch.float32).reshape(-1)
+        for task, head in heads.items()
+        for name, value in head._asdict().items()
+    }
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Head]:
+    """What `to_tensors` gave. Raises `ValueError` where they are no heads of this code."""
+    found = {}
+    for task in TASKS:
+        a, w, b = (tensors.get(f"{task}.{name}") for name in ("a", "w", "b"))
+        if a is None or w is None or b is None:
+            continue
+        if (a.shape, w.shape, b.shape) != ((1,), (VECTOR,), (1,)):
+            raise ValueError(f"head {task!r} has shapes {tuple(a.shape)}, {tuple(w.shape)}, {tuple(b.shape)}")
+        found[task] = Head(float(a), w, float(b))
+    if strange := sorted(set(tensors) - {f"{task}.{name}" for task in found for name in ("a", "w", "b")}):
+        raise ValueError(f"{', '.join(strange)} are no heads")
+    return found
