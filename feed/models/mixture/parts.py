@@ -11,8 +11,9 @@ class Parts:
 
     `mixing`: the columns' weights learn, or stay where they start. `attributes`: what is known of users and items beforehand.
     Of the towers: `history`, the user's pooled positives; `sequence`, a transformer over them in place of the pool; `ids`, an
-    item's own embedding and bias; `residual`, the other columns' score as an offset; `replay`, the reservoir of online steps;
-    `small`, items of a catalogue up to which every one is a candidate, and `logq`, the correction of a sample beyond.
+    item's own embedding and bias in its own tower, not in histories; `residual`, the other columns' score as an offset;
+    `replay`, the reservoir of online steps; `small`, items of a catalogue up to which every one is a candidate, and `logq`,
+    the correction of a sample beyond.
     """
 
     prior: bool = True
