@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     explore_every: int = Field(
         10, ge=0, le=500, description="in the learned arm one slot of this many is drawn at random; 0: none"
     )
+    objective: str = Field(
+        "", description="what the learned arm is ranked for: a weight a task (`click=1 hide=-10`); empty: the logit"
+    )
+    popularity_correction: float = Field(
+        0.0, ge=0, le=10, description="how much popularity is taken off a candidate's value: this many times its logarithm"
+    )
     # with this salt and the shares above, user 42 of the README is in the learned arm (tests/ranking/test_arms.py)
     arm_salt: str = Field("feedloop", description="changes which users are in which arm")
     seed_data: str = Field(

@@ -64,8 +64,9 @@ def origin(shown: Feed, now: float) -> str:
     at = shown.position
     where = "no event yet" if at is None else f"up to offset {at.offset} of partition {at.partition}"
     return (
-        f"user {shown.user_id}: arm {shown.arm}, model {shown.model_version} (generation {shown.generation}), made {ago(age)} "
-        f"ago at {utc(round(shown.made_at.timestamp())):%Y-%m-%d %H:%M:%S} UTC, {where}, request {shown.request_id}"
+        f"user {shown.user_id}: arm {shown.arm}, model {shown.model_version} (generation {shown.generation}), "
+        f"ranked by {shown.ranked_by}, made {ago(age)} ago at {utc(round(shown.made_at.timestamp())):%Y-%m-%d %H:%M:%S} UTC, "
+        f"{where}, request {shown.request_id}"
     )
 
 

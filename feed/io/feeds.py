@@ -106,9 +106,9 @@ def _arguments(feed: Feed) -> list[Any]:
 def order_scores(feed: Feed) -> list[float]:
     """Strictly decreasing finite scores in feed order.
 
-    Where the model placed the item it is the model's score (a tie is lowered by the smallest possible step); an item drawn in
-    between stands on the line between its neighbours, towards 1 above the first and 0 below the last. Where the model placed
-    nothing, n, n - 1, ..., 1.
+    Where the model placed the item it is the model's score; one that is not lower than the score above it (a tie, or a table of
+    weights ranks) is lowered to the smallest possible step below that. An item drawn in between stands on the line between its
+    neighbours, towards 1 above the first and 0 below the last. Where the model placed nothing, n, n - 1, ..., 1.
     """
     n = len(feed.items)
     anchors = [(k, item.score) for k, item in enumerate(feed.items) if item.source == MODEL and item.score is not None]

@@ -1,9 +1,11 @@
 """Who gets which kind of feed: learned, popular or random, by a stable hash of the user's id."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
+from feed.models.heads import Heads
+from feed.ranking.objective import Objective
 from feed.ranking.types import LEARNED, POPULAR, RANDOM
 from feed.settings import Settings
 
@@ -17,11 +19,21 @@ class Policy:
     random_share: float = 0.05
     explore_every: int = 10
     arm_salt: str = "feedloop"
+    objective: Objective = field(default_factory=Objective)
+    popularity_correction: float = 0.0
+
+    def ranked_by(self, heads: Heads) -> str:
+        """What a version with these heads orders a feed by, for people to read."""
+        by = str(self.objective.among(heads)) or "logit"
+        return f"{by} - {self.popularity_correction:g} log popularity" if self.popularity_correction else by
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The policy in these settings."""
-        return cls(settings.feed_size, settings.popular_share, settings.random_share, settings.explore_every, settings.arm_salt)
+        """The policy in these settings. Raises `BadSetting` for a table of weights that cannot be read."""
+        return cls(
+            settings.feed_size, settings.popular_share, settings.random_share, settings.explore_every, settings.arm_salt,
+            Objective.parse(settings.objective), settings.popularity_correction,
+        )  # fmt: skip
 
 
 def arm_of(user_id: str, policy: Policy | Settings) -> str:

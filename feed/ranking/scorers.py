@@ -4,23 +4,47 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from feed.errors import BadModel
 from feed.features import UserState
 from feed.features.user import CATEGORIES
+from feed.models.heads import Heads
 from feed.models.snapshot import Snapshot
 from feed.ranking.index import Index
+from feed.ranking.objective import Objective
 
 FRESH_SECONDS = 2 * 86_400.0
 
 
-def two_tower(snapshot: Snapshot, index: Index, rows: np.ndarray, states: Sequence[UserState], now: float) -> np.ndarray:
-    """The model's logits <u, v>, float32 (users, n): one matrix product for all users. Raises `BadModel`."""
+def user_vectors(snapshot: Snapshot, states: Sequence[UserState], now: float) -> Tensor:
+    """The user tower's vectors, float32 (users, 64). Raises `BadModel` if they are not finite."""
     with torch.inference_mode():
         users = snapshot.model.user_vectors(snapshot.space.user_inputs(states, now))
-        if not bool(torch.isfinite(users).all()):
-            raise BadModel("the model's user vectors are not finite: train anew with `python offline/bootstrap.py`")
-        return np.asarray((users @ index.vectors[torch.from_numpy(rows)].T).numpy())
+    if not bool(torch.isfinite(users).all()):
+        raise BadModel("the model's user vectors are not finite: train anew with `python offline/bootstrap.py`")
+    return users
+
+
+def two_tower(users: Tensor, items: Tensor) -> np.ndarray:
+    """The model's logits <u, v>, float32 (users, n), of vectors (users, 64) and (n, 64): one matrix product for all."""
+    with torch.inference_mode():
+        return np.asarray((users @ items.T).numpy())
+
+
+def value(users: Tensor, items: Tensor, heads: Heads, objective: Objective) -> np.ndarray:
+    """sum_k weight_k P_k, float32 (users, n), of vectors (users, 64) and (n, 64); there is a head for each weight."""
+    with torch.inference_mode():
+        total = torch.zeros(len(users), len(items))
+        for task, weight in objective.weights:
+            total.add_(heads[task].logits(users, items).sigmoid_(), alpha=weight)
+        return np.asarray(total.numpy())
+
+
+def log_popularity(popularity: np.ndarray) -> np.ndarray:
+    """log of each item's share of all positives, (n,): log((c + 1) / sum (c + 1)), so that nothing taken lately is as little
+    popular as anything can be."""
+    return np.asarray(np.log((popularity + 1) / (popularity + 1).sum()))
 
 
 def popularity(index: Index, rows: np.ndarray) -> np.ndarray:

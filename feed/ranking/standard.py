@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from feed.events import utc
 from feed.features import ItemTable, UserState
@@ -21,11 +22,11 @@ USERS_AT_ONCE = 256  # bounds memory: 256 x 5,000 float32 scores are 5 MB
 
 @dataclass(frozen=True)
 class Candidates:
-    """n candidates of some users: `rows` of the index, `popularity`, `freshness` and `category` (n,), `eligible` and `logits`
-    (users, n).
+    """n candidates of some users: `rows` of the index, `popularity`, `freshness` and `category` (n,), `eligible` and the
+    two-tower's `logits` (users, n).
 
     `liking` (users, category codes): by category, because only a feed that is explored spreads it over the candidates.
-    `ranked` int64 (users, at most feed size): the model's best, as columns, best first, padded with -1.
+    `ranked` int64 (users, at most feed size): the best by value, as columns, best first, padded with -1.
     """
 
     rows: np.ndarray
@@ -38,18 +39,28 @@ class Candidates:
     ranked: np.ndarray
 
 
-def candidates(snapshot: Snapshot, index: Index, states: Sequence[UserState], now: float, size: int) -> Candidates:
-    """The product's policy: what may be shown to these users at `now`, and what the model thinks of it."""
+def candidates(snapshot: Snapshot, index: Index, states: Sequence[UserState], now: float, policy: Policy) -> Candidates:
+    """The product's policy: what may be shown to these users at `now`, what the model thinks of it, and what it is worth.
+
+        value = sum_k weight_k P_k - correction * log(popularity share)
+
+    over the tasks of the objective that this version has heads for; if there is none, the logit stands for the sum.
+    """
     rows = sources.catalogue(index)
     eligible = (
         filters.described(index, rows)
         & filters.created(index, rows, now)
         & filters.not_consumed(index, rows, states)
     )  # fmt: skip
-    logits = scorers.two_tower(snapshot, index, rows, states, now)
+    users, items = scorers.user_vectors(snapshot, states, now), index.vectors[torch.from_numpy(rows)]
+    logits, popularity = scorers.two_tower(users, items), scorers.popularity(index, rows)
+    objective = policy.objective.among(snapshot.heads)
+    value = scorers.value(users, items, snapshot.heads, objective) if objective.weights else logits
+    if policy.popularity_correction:
+        value = value - policy.popularity_correction * scorers.log_popularity(popularity)
     return Candidates(
-        rows, eligible, logits, scorers.popularity(index, rows), scorers.freshness(index, rows, now), index.category[rows],
-        scorers.liking(index, states, now), selection.best(logits, eligible, size),
+        rows, eligible, logits, popularity, scorers.freshness(index, rows, now), index.category[rows],
+        scorers.liking(index, states, now), selection.best(value, eligible, policy.feed_size),
     )  # fmt: skip
 
 
@@ -106,6 +117,7 @@ class Ranker:
     ) -> None:
         self.version, self.generation, self.policy = version, generation, policy
         self._snapshot, self._table, self._clock = snapshot, table, clock
+        self._ranked_by = policy.ranked_by(snapshot.heads)
         self.refresh(now)
 
     def refresh(self, now: float) -> None:
@@ -135,7 +147,7 @@ class Ranker:
     def _candidates(self, states: Sequence[UserState], now: float) -> Iterator[tuple[Sequence[UserState], Candidates]]:
         for start in range(0, len(states), USERS_AT_ONCE):
             part = states[start : start + USERS_AT_ONCE]
-            yield part, candidates(self._snapshot, self._index, part, now, self.policy.feed_size)
+            yield part, candidates(self._snapshot, self._index, part, now, self.policy)
 
     def _feed(self, state: UserState, user: int, of: Candidates) -> Feed:
         user_id, position = state["user_id"], position_of(state)
@@ -153,6 +165,7 @@ class Ranker:
             request_id=request_id(user_id, self.generation, position),
             arm=arm,
             model_version=self.version,
+            ranked_by=self._ranked_by,
             made_at=utc(self._clock()),
             items=tuple(FeedItem(ids[row], score, propensity, source) for row, score, propensity, source in items),
         )

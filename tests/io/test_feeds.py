@@ -73,6 +73,14 @@ def test_a_place_of_the_models_has_the_models_score_unless_it_ties(feed):
         assert all(score == stored for score, stored in placed)
 
 
+def test_the_order_is_kept_where_it_is_not_that_of_the_models_scores(client):
+    scores = (0.3, 0.9, 0.1, 0.8, 0.2)
+    feed = made(tuple(FeedItem(str(k), score, 1.0, "model") for k, score in enumerate(scores)))
+    FeedStore(client).write([feed])
+    assert client.zrevrange("feed:42", 0, -1) == [b"0", b"1", b"2", b"3", b"4"]
+    assert [item.score for item in FeedStore(client).read("42").items] == list(scores)
+
+
 @pytest.mark.parametrize(
     ("generation", "at", "written"),
     [

@@ -29,7 +29,7 @@ FEED = Feed(
 def test_a_feed_is_shown_with_its_items_names_and_how_it_came_to_be(command, redis_url):
     FeedStore(connect(redis_url)).write([FEED])
     lines = command("feed", "42").stdout.splitlines()
-    assert lines[0].startswith("user 42: arm learned, model v000002 (generation 3), made ")
+    assert lines[0].startswith("user 42: arm learned, model v000002 (generation 3), ranked by logit, made ")
     assert "at 2025-06-15 15:06:40 UTC, up to offset 88 of partition 0, request abc" in lines[0]
     assert lines[1:] == ["1\t7\tTitle 7\tc2\t0.9123\tmodel", "2\tunheard of\t\t\t\texplore"]
     assert command("feed", "42", "--top", "1").stdout.splitlines()[1:] == lines[1:2]

@@ -111,7 +111,7 @@ def test_every_arm_gives_what_it_promises():
 def proposed(state, user):
     """The two proposals, normalised, of this user's state."""
     model = snapshot(state)
-    of = candidates(model, Index.of(model, state.items, NOW), [user], NOW, 10)
+    of = candidates(model, Index.of(model, state.items, NOW), [user], NOW, Policy(feed_size=10))
     return [p / max(p.sum(), 1e-9) for p in proposals(0, of)], of
 
 
