@@ -42,13 +42,17 @@ START = {"count_1d": 0.3, "two_tower": 1.0}
 
 
 class _Target(NamedTuple):
-    """A positive on `item` by a person, of the items in `possible` (n,), by columns (c, n) and counts (n,) of the moment."""
+    """A positive on `item` by a person, of the items in `possible` (n,), by columns (c, n) and counts (n,) of the moment.
+
+    `beside`: the other items of the request in which it was shown.
+    """
 
     person: Person
     item: int
     columns: np.ndarray
     possible: np.ndarray
     counts: np.ndarray
+    beside: frozenset[int]
 
 
 class Mixture:
@@ -67,7 +71,7 @@ class Mixture:
         size = CHUNK * (catalogue.n_items if catalogue.n_items <= self._parts.small else SAMPLED + CHUNK)
         chunks: deque[Chunk] = deque(maxlen=max(KEPT // max(size, 1), 1))
         for k in range(len(rows.user)):
-            if rows.first[k] and (chunk := self._learn_weights(self._target(k, rows))) is not None:
+            if rows.first[k] and (chunk := self._learn_weights(self._target(k, rows, fitted=True))) is not None:
                 chunks.append(chunk)
             self.observe(k, rows)
         if self._parts.two_tower:
@@ -111,16 +115,17 @@ class Mixture:
             self.residual.learn(chunk)
             self._asked = None
 
-    def _target(self, k: int, rows: Rows) -> _Target:
+    def _target(self, k: int, rows: Rows, fitted: bool = False) -> _Target:
         user, item, at = int(rows.user[k]), int(rows.item[k]), float(rows.at[k])
         history = self._history(user)
         possible = self._created <= at
         possible[history.seen()] = False
-        return _Target(self._person(user), item, self._columns(user, at), possible, self.positives.copy())
+        beside = _beside(k, rows, fitted) if self._parts.skipped else frozenset()
+        return _Target(self._person(user), item, self._columns(user, at), possible, self.positives.copy(), beside)
 
     def _learn_weights(self, target: _Target) -> Chunk | None:
         """One step of the weights; what the two-tower will learn, when there is enough of it."""
-        person, item, columns, possible, counts = target
+        person, item, columns, possible, counts, beside = target
         chunk = None
         if self._parts.two_tower:
             others = self.weights.of(person.positives)[:-1] @ columns[:-1]  # the two-tower's column is the last
@@ -128,7 +133,8 @@ class Mixture:
                 others = np.zeros_like(others)
             chunk = self._builder.add(person, item, others, possible, counts)
         if self._parts.mixing:
-            self.weights.step(person.positives, columns, item, possible, self._rng)
+            skipped = sorted(beside.difference(self._history(person.user).liked()))
+            self.weights.step(person.positives, columns, item, possible, self._rng, skipped, self._parts.skipped)
         return chunk
 
     def _open(self, catalogue: Catalogue) -> None:
@@ -177,6 +183,16 @@ class Mixture:
         columns -= columns.mean(axis=1, keepdims=True)
         self._asked = user, at, columns
         return columns
+
+
+def _beside(k: int, rows: Rows, fitted: bool) -> frozenset[int]:
+    """The other items of the request in which row k was shown; `fitted`: less those that are known to be taken later."""
+    user, at = rows.user[k], rows.at[k]
+    request = np.arange(np.searchsorted(rows.at, at), np.searchsorted(rows.at, at, side="right"))
+    request = request[(rows.user[request] == user) & rows.shown[request] & (request != k)]
+    if fitted:
+        request = request[~rows.first[request]]
+    return frozenset(rows.item[request].tolist()) if rows.shown[k] else frozenset()
 
 
 def _attributes(catalogue: Catalogue) -> Attributes:

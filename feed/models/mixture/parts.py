@@ -13,7 +13,8 @@ class Parts:
     Of the towers: `history`, the user's pooled positives; `sequence`, a transformer over them in place of the pool; `ids`, an
     item's own embedding and bias in its own tower, not in histories; `residual`, the other columns' score as an offset;
     `replay`, the reservoir of online steps; `small`, items of a catalogue up to which every one is a candidate, and `logq`,
-    the correction of a sample beyond.
+    the correction of a sample beyond. `skipped`: what was shown beside a positive and not taken weighs, together, so many times
+    what the whole catalogue weighs in a step of the columns' weights.
     """
 
     prior: bool = True
@@ -28,6 +29,7 @@ class Parts:
     replay: bool = True
     logq: bool = True
     small: int = SMALL
+    skipped: float = 0.0
 
 
 WHOLE = Parts()

@@ -32,16 +32,27 @@ class Weights:
         weights: np.ndarray = self.values[SHARED] + self.values[segment(positives)]
         return weights
 
-    def step(self, positives: int, z: np.ndarray, item: int, possible: np.ndarray, rng: np.random.Generator) -> None:
-        """Learn that a user with so many positives took `item`, of those in `possible`, bool (n,), by the columns z, (c, n)."""
+    def step(
+        self, positives: int, z: np.ndarray, item: int, possible: np.ndarray, rng: np.random.Generator,
+        skipped: Sequence[int] = (), times: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Learn that a user with so many positives took `item`, of those in `possible`, bool (n,), by the columns z, (c, n).
+
+        `skipped`: items that were seen and left; together they weigh `times` what all n items do.
+        """
         logits = self.of(positives) @ z
         own = float(logits[item])
+        left, left_z = logits[list(skipped)], z[:, list(skipped)]
         logits[~possible] = -np.inf
         logits[item] = -np.inf
         own_column = z[:, item]
-        if len(logits) > SAMPLED:
-            drawn = rng.choice(len(logits), SAMPLED, replace=False)
-            logits, z = logits[drawn] + np.float32(np.log(len(logits) / SAMPLED)), z[:, drawn]
+        n = len(logits)
+        if n > SAMPLED:
+            drawn = rng.choice(n, SAMPLED, replace=False)
+            logits, z = logits[drawn] + np.float32(np.log(n / SAMPLED)), z[:, drawn]
+        if len(left):
+            logits = np.append(logits, left + np.float32(np.log(times * n / len(left))))
+            z = np.concatenate([z, left_z], axis=1)
         top = max(float(logits.max()), own)
         odds = np.exp(logits - top)
         share = odds / (odds.sum() + np.exp(own - top))

@@ -196,3 +196,32 @@ def test_without_the_residual_the_towers_learn_the_whole(crowd):
         offsets[residual] = offset[np.isfinite(offset)]
     assert not offsets[False].any()
     assert offsets[True].any()
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_who_skips_what_is_popular_and_takes_what_lies_beside_it_is_believed(online):
+    """In every request a genre's favourite is shown beside another item, which alone is taken."""
+    rng = np.random.default_rng(8)
+    crowd = [(user, 0) for user in range(60)]
+    shown = [(200 + user, int(item)) for user in range(60) for item in (0, rng.integers(1, PER_GENRE))]
+    taken = [pair for pair in shown if pair[1] != 0]
+    pairs = [*crowd, *shown, *taken]
+    user, item = np.array(pairs).T
+    at = MINUTE * np.concatenate([np.arange(60), 100 + np.repeat(np.arange(60), 2), 100.5 + np.arange(60)])
+    order = np.argsort(at, kind="stable")
+    is_shown = np.isin(np.arange(len(pairs)), range(60, 180))
+    positive, first = ~is_shown, np.array([k < 60 or (k < 180 and pairs[k][1] != 0) for k in range(len(pairs))])
+    log = Log(*(column[order] for column in (user, item, at, is_shown, positive, first)))
+    favourite = {}
+    for skipped in (0.0, 1.0):
+        model = Mixture(Parts(two_tower=False, skipped=skipped))
+        model.fit(log if not online else Log(*(getattr(log, f.name)[:60] for f in fields(Log))), _shelf())
+        for k in range(60, len(pairs)) if online else ():
+            if log.first[k]:
+                model.freeze(k, log)
+            if log.positive[k]:
+                model.learn(int(np.flatnonzero(log.first & (log.user == log.user[k]) & (log.item == log.item[k]))[0]), log)
+            model.observe(k, log)
+        scores = model.scores(400, float(at.max()))
+        favourite[skipped] = (scores[0] - scores[1:PER_GENRE].mean()) / scores.std()
+    assert favourite[1.0] < favourite[0.0] - 0.2

@@ -26,6 +26,17 @@ def test_a_step_follows_the_gradient_of_the_softmax_loss():
     np.testing.assert_array_equal(weights.values[[1, 3]], before[[1, 3]])
 
 
+def test_what_was_skipped_weighs_as_many_times_the_catalogue_as_is_said():
+    rng = np.random.default_rng(5)
+    z, names = rng.normal(size=(2, 8)).astype(np.float32), ["a", "b"]
+    boosted, copied = Weights(names, {"a": 0.3}), Weights(names, {"a": 0.3})
+    boosted.step(5, z, 2, np.ones(8, bool), rng, skipped=[4, 6], times=1.5)
+    # the two together weigh 12 items: each stands there six times more
+    many = np.concatenate([z, np.repeat(z[:, [4, 6]], 6, axis=1)], axis=1)
+    copied.step(5, many, 2, np.ones(20, bool), rng)
+    np.testing.assert_allclose(boosted.values, copied.values, rtol=1e-4)
+
+
 def test_the_column_that_tells_what_is_taken_outweighs_noise():
     rng = np.random.default_rng(4)
     weights = Weights(["noise", "signal"], {})
