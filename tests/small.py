@@ -54,7 +54,9 @@ def snapshot(state: BatchState, seed: int = 0) -> Snapshot:
 def promote(path: Path, trained: Snapshot) -> Champion:
     """Make this model the champion of the registry in folder `path`."""
     registry = Registry(path)
-    return registry.promote(registry.publish(lambda folder: snapshots.save(folder, trained.model, trained.space, {})))
+    return registry.promote(
+        registry.publish(lambda folder: snapshots.save(folder, trained.model, trained.space, {}, heads=trained.heads))
+    )
 
 
 def fill(url: str, state: BatchState) -> None:

@@ -1,6 +1,7 @@
 """The HTTP interface on a real Redis."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import socket
@@ -11,12 +12,16 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+import torch
 
 from deploy import embedded
 from feed.errors import BadSetting
 from feed.io.feeds import FeedStore
 from feed.io.redis import Change, FeatureStore, connect
+from feed.models.heads import Head
 from feed.ranking.arms import Policy
+from feed.ranking.live import Live, load
+from feed.ranking.objective import Objective
 from feed.ranking.types import Feed
 from feed.registry import Registry
 from model_server import main
@@ -69,6 +74,36 @@ def test_without_a_stored_feed_a_known_user_is_ranked_on_demand(filled):
         assert (await client.get("/feed/3")).json()["items"] == answer["items"]
 
     serve(*filled, scenario)
+
+
+def test_with_a_table_of_weights_the_server_the_stream_and_the_batch_rank_alike(redis_url, tmp_path):
+    state = world(users=5, items=60)
+    fill(redis_url, state)
+    torch.manual_seed(0)
+    heads = {task: Head(0.3, 0.5 * torch.randn(64), -2.0) for task in ("click", "hide")}
+    champion = promote(tmp_path, dataclasses.replace(snapshot(state), heads=heads))
+    policy = dataclasses.replace(POLICY, objective=Objective.parse("click=1 hide=-3"), popularity_correction=0.02)
+    features = FeatureStore(connect(redis_url))
+    users = [str(u) for u in range(5)]
+    table, states = features.load_items(), features.users(users)
+    batch, by_logit = (load(champion, table, by, features.now()).rank(states, features.now()) for by in (policy, POLICY))
+    assert [f.items for f in batch] != [f.items for f in by_logit]
+    live = Live(Registry(tmp_path), policy, FeatureStore(connect(redis_url)).refresh_items, features.now)
+    live.refresh()
+
+    def told(feed):
+        return [(i.item_id, pytest.approx(i.score, rel=1e-5), pytest.approx(i.propensity), i.source) for i in feed.items]
+
+    async def scenario(client):
+        await until_ready(client)
+        for user, feed in zip(users, batch, strict=True):
+            answer = (await client.get(f"/feed/{user}")).json()
+            assert (answer["stored"], answer["ranked_by"]) == (False, "click=1 hide=-3 - 0.02 log popularity")
+            assert [(i["item_id"], i["score"], i["propensity"], i["source"]) for i in answer["items"]] == told(feed)
+
+    serve(redis_url, tmp_path, scenario, policy)
+    for streamed, feed in zip(live.rank(states), batch, strict=True):
+        assert [(i.item_id, i.score, i.propensity, i.source) for i in streamed.items] == told(feed)
 
 
 def test_a_stored_feed_is_answered_as_it_is_stored(filled):
