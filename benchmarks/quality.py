@@ -49,12 +49,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the tables: a model with some parameters given, or taken over from the row `like`; the others are tuned."""
+    """A line of the tables: a model with some parameters given, or taken over from the row `like`; the others are tuned. `log`:
+    the only one that it makes sense on."""
 
     model: str
     learn_every: int = FROZEN
     fixed: Parameters = field(default_factory=dict)
     like: str | None = None
+    log: str | None = None
 
 
 def world(seed: int) -> Dataset:
@@ -63,9 +65,9 @@ def world(seed: int) -> Dataset:
     return dataset.from_events(history.make(made, INTERACTIONS).events, made.items, made.users)
 
 
-def without(*parts: str, **others: int) -> Row:
+def without(*parts: str, log: str | None = None, **others: float) -> Row:
     """The mixture, learning online, but for these parts, and with others as given."""
-    return Row("mixture", ONLINE, dict.fromkeys(parts, 0) | others)
+    return Row("mixture", ONLINE, {**dict.fromkeys(parts, 0), **others}, log=log)
 
 
 SOURCES = {"movielens": Source(lambda seed: movielens.load(), ("like",)), "world": Source(world, sorted(POSITIVES))}
@@ -101,6 +103,8 @@ ABLATIONS: Mapping[str, Row] = {
     "sampled": without(small=0),
     "sampled, without logQ": without("logq", small=0),
     "sequence": without(sequence=1),
+    "shown-but-skipped, 0.5 %": without(skipped=0.005, log="world"),  # MovieLens has no impressions
+    "shown-but-skipped, 3 %": without(skipped=0.03, log="world"),
 }
 ROWS = {**BASELINES, **OURS, **ABLATIONS}
 
@@ -157,7 +161,7 @@ def main(
     for seed in map(int, seeds.split(",")):
         for log_name in log or SOURCES:
             data = SOURCES[log_name].make(seed)
-            for name in only or ROWS:
+            for name in [name for name in only or ROWS if ROWS[name].log in (None, log_name)]:
                 run = measure(name, log_name, seed, data, runs)
                 runs = [old for old in runs if (old["log"], old["row"], old["seed"]) != (log_name, name, seed)] + [run]
                 out.parent.mkdir(parents=True, exist_ok=True)
