@@ -111,7 +111,8 @@ class Live:
         """Rank with this champion, complete before it is used; if it cannot be loaded, the ranker at hand goes on."""
         try:
             self._ranker = load(champion, self.table, self._policy, self._now())
-            log.info("ranking with a new champion", version=champion.version, generation=champion.generation)
+            by = self._ranker.ranked_by
+            log.info("ranking with a new champion", version=champion.version, generation=champion.generation, ranked_by=by)
         except BadModel as error:
             log.error("the champion cannot be used", error=str(error), still_ranking_with=self.version)
             self._refused = champion

@@ -101,8 +101,9 @@ class Ranking:
 class Ranker:
     """Ranks users with one version of the model over one item table.
 
-    `generation` counts changes of the champion; `clock` is the wall clock, for `made_at` only. The table is read when the
-    ranker is made and at each `refresh`. The same states, table, times and version give the same feeds.
+    `generation` counts changes of the champion; `ranked_by` says what orders a feed; `clock` is the wall clock, for `made_at`
+    only. The table is read when the ranker is made and at each `refresh`. The same states, table, times and version give the
+    same feeds.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Ranker:
     ) -> None:
         self.version, self.generation, self.policy = version, generation, policy
         self._snapshot, self._table, self._clock = snapshot, table, clock
-        self._ranked_by = policy.ranked_by(snapshot.heads)
+        self.ranked_by = policy.ranked_by(snapshot.heads)
         self.refresh(now)
 
     def refresh(self, now: float) -> None:
@@ -165,7 +166,7 @@ class Ranker:
             request_id=request_id(user_id, self.generation, position),
             arm=arm,
             model_version=self.version,
-            ranked_by=self._ranked_by,
+            ranked_by=self.ranked_by,
             made_at=utc(self._clock()),
             items=tuple(FeedItem(ids[row], score, propensity, source) for row, score, propensity, source in items),
         )
