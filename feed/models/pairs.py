@@ -4,6 +4,10 @@ A pair is a user and an item with any engagement. It is positive with a click, l
 views alone (and hides) a view does. It is frozen just before the user's *first* engagement with the item: later, the item
 stands in the user's own history and gives the answer away. Items are frozen once a chunk, before its first pair. So no
 input knows the future; the label of a pair is what followed it, however late.
+
+A log that shows things and has no view at all does not say what was left. There a pair is also what an impression showed and,
+by where it stood, was probably looked at (`feed.models.examination`). It is frozen just before the impression, and so is what
+was taken of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,16 +17,17 @@ from typing import NamedTuple
 import numpy as np
 
 from feed.catalogue import Item, User
-from feed.events import POSITIVES, Engagement, Event, kind
+from feed.events import POSITIVES, Event, Impression, kind
 from feed.features import BatchState, FeatureSpace, Inputs
 from feed.features.space import ITEM_EVIDENCE
+from feed.models import examination
 
 CHUNK = 32  # pairs that share a moment of the catalogue and its sampled items
 SAMPLED = 64  # items drawn a chunk
 
 
 class Pair(NamedTuple):
-    """`event`: index of the user's first engagement with the item, at `at` (seconds since 1970)."""
+    """`event`: index of the user's first engagement with the item, or look at it, at `at` (seconds since 1970)."""
 
     event: int
     at: float
@@ -57,15 +62,23 @@ class Chunks:
         return len(self.positive)
 
 
-def pairs_of(log: Log) -> list[Pair]:
-    """The pairs of a log among the items of its catalogue, in the order of their first engagement."""
+def pairs_of(log: Log, seed: int = 0) -> list[Pair]:
+    """The pairs of a log among the items of its catalogue, in the order of their first engagement.
+
+    `seed`: of what is drawn as looked at in a log without views; of another log nothing is drawn.
+    """
     catalogue = {item.item_id for item in log.items}
+    looks = examination.looks(log.events, seed) if examination.untold(log.events) else {}
     first: dict[tuple[str, str], int] = {}
     taken: set[tuple[str, str]] = set()
     viewed: set[tuple[str, str]] = set()
     hidden: set[tuple[str, str]] = set()
     for i, event in enumerate(log.events):
-        if isinstance(event, Engagement) and event.item_id in catalogue:
+        if isinstance(event, Impression):
+            for item_id in looks.get(i, ()):
+                if item_id in catalogue:
+                    first.setdefault((event.user_id, item_id), i)
+        elif event.item_id in catalogue:
             pair = (event.user_id, event.item_id)
             first.setdefault(pair, i)
             name = kind(event)
@@ -123,9 +136,12 @@ class ChunkCollector:
         for pair in (*before, *pairs):
             self._engaged.setdefault(pair.user_id, set()).add(pair.item_id)
         whole = [pairs[i : i + CHUNK] for i in range(0, len(pairs) - CHUNK + 1, CHUNK)]
-        self._starts = {chunk[0].event: chunk for chunk in whole}
-        self._pairs = {pair.event: pair for chunk in whole for pair in chunk}
-        self.stops = list(self._pairs)
+        self._pairs = [pair for chunk in whole for pair in chunk]
+        self._at: dict[int, list[tuple[Pair, Sequence[Pair]]]] = {}  # by event, with the chunk that a pair begins
+        for chunk in whole:
+            for k, pair in enumerate(chunk):
+                self._at.setdefault(pair.event, []).append((pair, chunk if k == 0 else ()))
+        self.stops = list(self._at)
         self._evidence = Evidence(space, before)
         self._users: list[Inputs] = []
         self._items: list[Inputs] = []
@@ -133,19 +149,18 @@ class ChunkCollector:
         self._sampled: list[str] = []
 
     def look(self, stop: int, state: BatchState) -> None:
-        """Freeze the pair whose first engagement is the event `stop`, if there is one."""
-        if (pair := self._pairs.get(stop)) is None:
-            return
-        if chunk := self._starts.get(stop):
-            self._freeze_items(chunk, state)
-        self._users.append(self._space.user_inputs([state.user(pair.user_id)], pair.at))
-        mine = self._engaged[pair.user_id]
-        self._negative.append([item_id not in mine for item_id in self._sampled])
-        self._evidence.add(pair)
+        """Freeze the pairs of the event `stop`: none, one, or what was looked at of an impression."""
+        for pair, chunk in self._at.get(stop, ()):
+            if chunk:
+                self._freeze_items(chunk, state)
+            self._users.append(self._space.user_inputs([state.user(pair.user_id)], pair.at))
+            mine = self._engaged[pair.user_id]
+            self._negative.append([item_id not in mine for item_id in self._sampled])
+            self._evidence.add(pair)
 
     def chunks(self) -> Chunks:
         """All that was frozen; at least one chunk."""
-        positive = np.array([pair.positive for pair in self._pairs.values()]).reshape(-1, CHUNK)
+        positive = np.array([pair.positive for pair in self._pairs]).reshape(-1, CHUNK)
         negative = np.array(self._negative, bool).reshape(-1, CHUNK, SAMPLED)
         return Chunks(Inputs.concat(self._users), Inputs.concat(self._items), positive, negative)
 

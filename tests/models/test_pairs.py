@@ -43,6 +43,63 @@ def test_items_outside_the_catalogue_make_no_pairs():
     assert pairs_of(log((Click, 0, "u", "unknown"))) == []
 
 
+def shown(at, user, *items):
+    rows = tuple(Shown(item, k, source="random") for k, item in enumerate(items))
+    return Impression(event_id=f"i{at}-{user}", user_id=user, occurred_at=utc(START + at), items=rows)
+
+
+@pytest.fixture(scope="module")
+def unviewed():
+    """Requests of 12 users for 8 of 60 items in random order; looked at is the upper half, and every fifth look takes."""
+    items = [Item(item_id=f"i{i}", category=f"c{i % 4}") for i in range(60)]
+    draw = np.random.default_rng(0)
+    events = []
+    for n in range(600):
+        user, places = f"u{n % 12}", draw.permutation(60)[:8]
+        events.append(shown(100 * n, user, *(f"i{i}" for i in places), "not in the catalogue"))
+        events += [event(Click, 100 * n + 10 + k, user, f"i{places[k]}") for k in range(4) if draw.random() < 0.2]
+    return Log(items, [], events)
+
+
+def test_without_views_a_pair_is_also_what_was_probably_looked_at(unviewed):
+    found = pairs_of(unviewed)
+    clicks = {(e.user_id, e.item_id) for e in unviewed.events if isinstance(e, Click)}
+    assert {(p.user_id, p.item_id) for p in found if p.positive} == clicks
+    assert [p.event for p in found] == sorted(p.event for p in found)
+    assert all(p.at == unviewed.events[p.event].at for p in found)
+    assert not any(p.item_id == "not in the catalogue" for p in found)
+    first = [p for p in found if p.event == 0]  # who has not met anything yet
+    assert {p.item_id for p in first} == {row.item_id for row in unviewed.events[0].items[:4]}
+
+
+def test_without_views_what_was_taken_is_frozen_when_it_was_shown():
+    found = pairs_of(log((Impression, 0, "u", "a"), (Click, 1, "u", "a"), (Click, 2, "u", "b")))
+    assert [(p.event, p.at - START, p.item_id, p.positive) for p in found] == [(0, 0, "a", True), (2, 2, "b", True)]
+
+
+def test_with_a_single_view_what_was_only_shown_is_no_pair(unviewed):
+    viewed = Log(unviewed.items, [], [*unviewed.events, event(View, 10**6, "u0", "i0")])
+    unshown = [(n, e) for n, e in enumerate(viewed.events) if not isinstance(e, Impression)]
+    place = [n for n, _ in unshown]
+    expected = pairs_of(Log(viewed.items, [], [e for _, e in unshown]))
+    assert pairs_of(viewed) == [p._replace(event=place[p.event]) for p in expected]
+
+
+def test_without_impressions_only_what_was_engaged_with_is_a_pair():
+    assert [p.item_id for p in pairs_of(log((Click, 0, "u", "a"), (Hide, 1, "u", "b")))] == ["a", "b"]
+
+
+def test_all_pairs_of_an_impression_are_frozen_as_just_before_it(unviewed, space):
+    pairs, chunks = pairs_of(unviewed), freeze(space, unviewed)
+    assert len({p.event for p in pairs}) < len(pairs) / 2
+    assert len(chunks) == len(pairs) // CHUNK
+    assert chunks.positive.ravel().tolist() == [p.positive for p in pairs[: len(chunks) * CHUNK]]
+    for k in (40, 41, 42, 300):  # some of one impression, and across chunks
+        for _, state in replay(unviewed, [pairs[k].event]):
+            expected = space.user_inputs([state.user(pairs[k].user_id)], pairs[k].at)
+        assert equal(chunks.users.take(np.array([k])), expected)
+
+
 def test_replay_shows_the_state_just_before_each_stop():
     whole = log((View, 0, "u", "a"), (Click, 1, "u", "a"), (View, 2, "u", "b"))
     seen = [(stop, list(state.users["u"]["seen"]), state.now) for stop, state in replay(whole, [0, 2, 3])]
