@@ -28,6 +28,7 @@ from feed.ranking.types import LEARNED, POPULAR, RANDOM
 ROOT = Path(__file__).parents[1]
 # With half of so few people, who come back so often, the fall was at times over before it could be told from noise.
 DRIFT_SIZE = 0.8
+LEAST_EVIDENCE = 1000  # requests that a trial must have judged to show how trials go
 SPAN = 10.0  # seconds of a line of the timeline, as the audience's report has them
 console = Console(highlight=False)
 
@@ -99,12 +100,16 @@ def conclude(report: dict[str, Any], watch: Watch, outcome: Outcome, drift_at: i
     told = "; ".join(f"{name} {story.share(of, LEARNED)} (popular {story.share(of, POPULAR)})" for name, of in phases.items())
     console.print(f"\nshare of the best possible click-through, learned arm: {told}")
     ended = watch.kinds("promoted", "refused", "gave up")
-    console.print(f"{len(watch.kinds('trial'))} trials, {len(ended)} ended; {len(watch.kinds('alert'))} drift alerts")
+    longest = max(((h.about.get("evidence") or {}).get("with_evidence", 0) for h in ended), default=0)
+    console.print(
+        f"{len(watch.kinds('trial'))} trials, {len(ended)} ended, the longest with the evidence of {longest:,} requests; "
+        f"{len(watch.kinds('alert'))} drift alerts"
+    )
     before, after, twin = (outcome.share(top) for top in (outcome.before, outcome.after, outcome.twin))
     console.print(f"{outcome.category} in the top {TOP}: {before:.0%} before, {after:.0%} after the likes; twin {twin:.0%}")
     to_be_seen = {
         "the learned arm is not ahead of the popular one": _ahead(report["arms"]),
-        "no trial has ended: raise --seconds, or lower --trial": bool(ended),
+        f"no trial has ended with the evidence of {LEAST_EVIDENCE:,} requests: raise --seconds": longest >= LEAST_EVIDENCE,
         "no drift was alerted: raise --seconds": any(h.at > report["began"] + drift_at for h in watch.kinds("alert")),
         f"{LIKES} likes of {outcome.category} did not raise its share of the top {TOP} above the twin's": after > twin,
     }

@@ -30,6 +30,7 @@ REFIT = 1.25  # times the evidence of the fit before
 CLICKS = 50
 WORSE_ALPHA = 0.05  # level at which the champion is found better: no discovery, so no level is spent on it
 GUARDED_EVERY = 50  # requests between two whose top ten are compared, after the first 50, which all are
+HOPEFUL = 1000  # requests with evidence before a trial may be given up for want of hope
 SAME = 1e-6  # share of a score's variance that a straight line through the other's may leave
 
 
@@ -91,7 +92,7 @@ class Comparison:
         champion if it were two below. Ending a trial for want of hope promotes nothing, so no level depends on it.
         """
         sums = self.tested
-        if not self._rho:
+        if not self._rho or self.evidence < HOPEFUL:
             return False
         n = sums.n + limit - self.evidence
         better, worse = self._reach(sums.variance * n / sums.n, n)

@@ -15,7 +15,8 @@ from feed.settings import Settings
 BEGAN, DRIFT_AT = 1000.0, 20
 AHEAD = {"learned": {"a": [100, 9], "b": [100, 3]}, "popular": {"c": [100, 5]}, "random": {"d": [100, 1]}}
 BEHIND = AHEAD | {"popular": {"c": [100, 7]}}
-ENDED = Happening(BEGAN + 15, "gave up", "v2 gave up", {})
+ENDED = Happening(BEGAN + 15, "gave up", "v2 gave up", {"evidence": {"with_evidence": 1000}})
+TOO_SOON = Happening(BEGAN + 15, "gave up", "v2 gave up", {"evidence": {"with_evidence": 999}})
 OPENED = Happening(BEGAN + 5, "trial", "trial 1", {})
 ALERT = Happening(BEGAN + 31, "alert", "DRIFT ALERT", {})
 EARLY_ALERT = Happening(BEGAN + 12, "alert", "DRIFT ALERT", {})
@@ -61,7 +62,7 @@ def test_a_run_that_showed_everything_ends_well_with_its_figures(said):
     conclude()
     text = said.getvalue()
     assert "before the drift 70.0% (popular 25.0%); the 20 s after it 20.0% (popular 25.0%); the last 20 s 70.0%" in text
-    assert "1 trials, 1 ended; 1 drift alerts" in text
+    assert "1 trials, 1 ended, the longest with the evidence of 1,000 requests; 1 drift alerts" in text
     assert "art in the top 10: 50% before, 100% after the likes; twin 50%" in text
 
 
@@ -74,7 +75,8 @@ def test_the_last_20_s_leave_out_a_span_that_was_cut_short(said):
     ("run", "says"),
     [
         ({"arms": BEHIND}, "the learned arm is not ahead of the popular one"),
-        ({"happened": (OPENED, ALERT)}, "no trial has ended: raise --seconds, or lower --trial"),
+        ({"happened": (OPENED, ALERT)}, "no trial has ended with the evidence of 1,000 requests: raise --seconds"),
+        ({"happened": (OPENED, TOO_SOON, ALERT)}, "no trial has ended with the evidence of 1,000 requests: raise --seconds"),
         ({"happened": (OPENED, ENDED)}, "no drift was alerted: raise --seconds"),
         ({"happened": (OPENED, ENDED, EARLY_ALERT)}, "no drift was alerted: raise --seconds"),
         ({"outcome": NOT_LIKED}, "10 likes of art did not raise its share of the top 10 above the twin's"),
