@@ -93,7 +93,6 @@ OURS: Mapping[str, Row] = {
 ABLATIONS: Mapping[str, Row] = {
     "without prior": without("prior"),
     "without co-visitation": without("covisitation"),
-    "without two-tower": without("two_tower"),
     "without mixing": without("mixing"),
     "without attributes": without("attributes"),
     "without history": without("history"),

@@ -18,8 +18,10 @@ from benchmarks.page import table
 from benchmarks.quality import ABLATIONS, BASELINES, OURS, ROWS
 from feed.errors import FeedError
 from feed.evaluation.metrics import mean_interval
+from feed.evaluation.models import MODELS
 
 WHOLE, FROZEN = "mixture", "mixture, frozen"
+PARTS = (WHOLE, "prior-covisitation", *ABLATIONS)  # prior-covisitation is the whole without the two-tower
 BESIDE = {"sampled, without logQ": "sampled"}  # what an ablation is compared with, if not the whole
 BINS = 10  # of a slice, in a learning curve
 COLOURS = {WHOLE: "#1b7f4b", FROZEN: "#888888"}
@@ -112,13 +114,15 @@ def models(ranked: Ranked, test: Mapping[tuple[str, int], str]) -> str:
     tested = {name: test.get((ROWS[name].model, ROWS[name].learn_every), "not run") for name in (*BASELINES, *OURS)}
     run = sorted(ranked.rows(tested), key=lambda name: ranked.mean(name)[0][0])
     shown = any(ranked.shown(name) for name in run)
-    header = ["model", "NDCG@10", f"{WHOLE} less it", "by seed", *["AUC among the shown, by seed"] * shown, "chosen"]
+    header = ["model", "NDCG@10", f"{WHOLE} less it", "by seed"]
+    header += [*["AUC among the shown, by seed"] * shown, "coverage", "chosen"]
     rows = [
         [f"`{name}`", "not run", *[""] * (len(header) - 2)] for name in tested if name not in run and tested[name] != "not run"
     ]
     for name in run:
         cells = [f"`{name}`", plain(*ranked.mean(name)[0]), less(ranked, WHOLE, name), extremes(ranked.by_seed(name).values())]
-        rows.append([*cells, *[extremes(ranked.shown(name))] * shown, chosen(ranked.of(name)[0])])
+        coverage = f"{np.mean([run['figures']['coverage'] for run in ranked.of(name)]):.0%}"
+        rows.append([*cells, *[extremes(ranked.shown(name))] * shown, coverage, chosen(ranked.of(name)[0])])
     if test:
         header.append("test slice, seed 0")
         rows = [[*cells, tested[cells[0].strip("`")]] for cells in rows]
@@ -127,10 +131,10 @@ def models(ranked: Ranked, test: Mapping[tuple[str, int], str]) -> str:
 
 def parts(ranked: Ranked) -> str:
     """Each part left out."""
-    shown = any(ranked.shown(name) for name in ranked.rows(ABLATIONS))
+    shown = any(ranked.shown(name) for name in ranked.rows(PARTS))
     header = ["", "NDCG@10", "less", "difference", "by seed", *["AUC among the shown, by seed"] * shown]
     rows = []
-    for name in ranked.rows([WHOLE, *ABLATIONS]):
+    for name in ranked.rows(PARTS):
         beside = BESIDE.get(name, WHOLE)
         cells = [name, plain(*ranked.mean(name)[0]), "" if name == WHOLE else beside, less(ranked, name, beside)]
         rows.append(cells + [extremes(ranked.by_seed(name).values())] + [extremes(ranked.shown(name))] * shown)
@@ -205,8 +209,9 @@ def counted(page: str, log: str) -> dict[tuple[str, int], str]:
 
 
 def chosen(run: Mapping[str, Any]) -> str:
-    """Parameters that are no switches of parts."""
-    return ", ".join(f"{name} {value:g}" for name, value in run["run"]["parameters"].items())
+    """What was tuned."""
+    grid = MODELS[run["run"]["model"]].grid
+    return ", ".join(f"{name} {value:g}" for name, value in run["run"]["parameters"].items() if name in grid)
 
 
 def plain(value: float, low: float, high: float) -> str:

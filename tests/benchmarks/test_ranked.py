@@ -10,8 +10,8 @@ from feed.evaluation.models import MODELS
 
 def run(row, ndcg, seed=0, data="aa", users=None, **others):
     n = len(ndcg)
-    figures = {"all": {"ndcg_at_10": {"mean": sum(ndcg) / n}, "users": n}, "auc_shown": None}
-    about = {"data": data, "commit": "c0ffee", "parameters": {}}
+    figures = {"all": {"ndcg_at_10": {"mean": sum(ndcg) / n}, "users": n}, "auc_shown": None, "coverage": 0.5}
+    about = {"data": data, "commit": "c0ffee", "model": quality.ROWS[row].model, "parameters": {}}
     return {
         "log": "movielens", "row": row, "seed": seed, "run": about, "tuned": [], "figures": figures, "key": list(range(n)),
         "user": users or [f"u{k}" for k in range(n)], "earlier": [0] * n, "young": [0] * n, "ndcg": ndcg, **others,
