@@ -100,7 +100,7 @@ def conclude(report: dict[str, Any], watch: Watch, outcome: Outcome, drift_at: i
     told = "; ".join(f"{name} {story.share(of, LEARNED)} (popular {story.share(of, POPULAR)})" for name, of in phases.items())
     console.print(f"\nshare of the best possible click-through, learned arm: {told}")
     ended = watch.kinds("promoted", "refused", "gave up")
-    longest = max(((h.about.get("evidence") or {}).get("with_evidence", 0) for h in ended), default=0)
+    longest = max((story.evidence_of(h.about).get("with_evidence", 0) for h in ended), default=0)
     console.print(
         f"{len(watch.kinds('trial'))} trials, {len(ended)} ended, the longest with the evidence of {longest:,} requests; "
         f"{len(watch.kinds('alert'))} drift alerts"

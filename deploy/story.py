@@ -86,11 +86,16 @@ def verdict(entry: Mapping[str, Any]) -> str:
     event = entry["event"]
     if event == "trial":
         return f"trial {entry['number']}: {entry['challenger']} against {entry['champion']}"
+    evidence = evidence_of(entry)
     if event in ("promoted", "rolled back"):
-        evidence = entry.get("evidence") or {}
         return f"{entry['version']} {event}" + (f": {evidence['why']}" if "why" in evidence else "")
-    evidence = entry.get("evidence") or entry
     return f"{entry.get('challenger', '')} {event}: {evidence.get('why', '')}"
+
+
+def evidence_of(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a ledger's line is based on: a change of champion has it in a field of its own."""
+    evidence: Mapping[str, Any] = entry.get("evidence", entry)
+    return evidence
 
 
 def timeline(report: Mapping[str, Any], happened: Sequence[Happening], drift_at: float) -> Table:

@@ -15,8 +15,9 @@ from feed.settings import Settings
 BEGAN, DRIFT_AT = 1000.0, 20
 AHEAD = {"learned": {"a": [100, 9], "b": [100, 3]}, "popular": {"c": [100, 5]}, "random": {"d": [100, 1]}}
 BEHIND = AHEAD | {"popular": {"c": [100, 7]}}
-ENDED = Happening(BEGAN + 15, "gave up", "v2 gave up", {"evidence": {"with_evidence": 1000}})
-TOO_SOON = Happening(BEGAN + 15, "gave up", "v2 gave up", {"evidence": {"with_evidence": 999}})
+ENDED = Happening(BEGAN + 15, "gave up", "v2 gave up", {"with_evidence": 1000})
+PROMOTED = Happening(BEGAN + 15, "promoted", "v2 promoted", {"evidence": {"with_evidence": 1200}})
+TOO_SOON = Happening(BEGAN + 15, "gave up", "v2 gave up", {"with_evidence": 999})
 OPENED = Happening(BEGAN + 5, "trial", "trial 1", {})
 ALERT = Happening(BEGAN + 31, "alert", "DRIFT ALERT", {})
 EARLY_ALERT = Happening(BEGAN + 12, "alert", "DRIFT ALERT", {})
@@ -64,6 +65,11 @@ def test_a_run_that_showed_everything_ends_well_with_its_figures(said):
     assert "before the drift 70.0% (popular 25.0%); the 20 s after it 20.0% (popular 25.0%); the last 20 s 70.0%" in text
     assert "1 trials, 1 ended, the longest with the evidence of 1,000 requests; 1 drift alerts" in text
     assert "art in the top 10: 50% before, 100% after the likes; twin 50%" in text
+
+
+def test_a_promotion_is_a_trial_that_ended_too(said):
+    conclude(happened=(OPENED, TOO_SOON, PROMOTED, ALERT))
+    assert "1 trials, 2 ended, the longest with the evidence of 1,200 requests" in said.getvalue()
 
 
 def test_the_last_20_s_leave_out_a_span_that_was_cut_short(said):
