@@ -1,5 +1,6 @@
 import pytest
 
+from feed.monitoring import drift
 from feed.monitoring.alerts import decode_alert, headline
 from feed.monitoring.drift import BUDGET, QUIET, SEGMENTS_OF_A_REQUEST, SHARE, UNIT, DriftMonitor, deltas
 from feed.monitoring.figures import FEATURES
@@ -83,6 +84,15 @@ def test_less_dwell_alone_is_told_as_dwell():
     (alert,) = watch(stream(5000, lambda k, example: 0.3, dwell=lambda k: 2.0 if k < CHANGE else 1.0))
     assert (alert.kind, alert.segment) == ("dwell", "everybody")
     assert alert.after == pytest.approx(alert.before / 2, rel=0.1)
+
+
+def test_feeds_that_fade_by_less_than_a_fifth_are_no_drift(monkeypatch):
+    def fading():
+        return watch(stream(5000, lambda k, example: 0.3, dwell=lambda k: 2.0 if k < CHANGE else 1.7))
+
+    assert fading() == []
+    monkeypatch.setitem(drift.RELATIVE, "dwell", 0.0)
+    assert [alert.kind for alert in fading()] == ["dwell"]
 
 
 def test_copies_and_other_arms_do_not_count():
