@@ -30,9 +30,11 @@ BUDGET, UNIT = 0.05, 10_000  # expected false alarms per so many learned request
 SHARE = {"everybody": 0.4, "segments": 0.4, "features": 0.2}  # of the budget
 SEGMENTS_OF_A_REQUEST = 7  # about: platform, country, new or old, and four categories
 LEAST = {"error": 0.12, "clicks": 0.12, "engagement": 0.12, "dwell": 0.12, "features": 1.0}  # standard deviations of a request
-# Of the mean before. Feeds of a new system fade by 10 to 17 % in their first thousands of requests, while people consume what
-# they like best: that is no change of the world. A drift of half of the people takes a quarter and more.
-RELATIVE = {"clicks": 0.2, "engagement": 0.2, "dwell": 0.2, "features": 0.25}
+RELATIVE = {"features": 0.25}  # of the mean before
+# The part of clicks, engagement, dwell, or of the clicks that were promised, that must be gone. Feeds of a new system fade by
+# 10 to 17 % in their first thousands of requests, while people consume what they like best: that is no change of the world. A
+# drift of half of the people takes a quarter and more.
+FADE = 0.2
 HOLD = 500  # learned requests that a segment's alert waits for everybody's to explain it
 QUIET = 2000  # learned requests after an alert in which nothing else is told
 FAR = 1.75
@@ -132,7 +134,7 @@ class DriftMonitor:
         """Whether enough of the change is left when the part is taken off that the popular arm shows as well."""
         promised = -self._calibration.mean if kind == "error" else change.before
         left = change.after - change.before - promised * (meanwhile.level - 1.0)
-        return left * WORSE[kind] >= LEAST[kind] * change.deviation
+        return left * WORSE[kind] >= max(LEAST[kind] * change.deviation, FADE * abs(promised))
 
     def _parts(self, example: Example) -> Iterator[tuple[str, Sequence[Row]]]:
         """Everybody and the segments of this request, each with those of its rows that the model chose."""

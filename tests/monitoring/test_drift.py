@@ -42,7 +42,7 @@ def test_a_fall_that_the_popular_arm_shows_as_well_is_no_drift():
         return watch(
             stream(
                 5500,
-                lambda k, example: 0.35 if k < CHANGE else 0.28,
+                lambda k, example: 0.35 if k < CHANGE else 0.25,
                 popular=lambda k: 0.5 if k < CHANGE else popular_after,
                 popular_every=2,
             )
@@ -50,7 +50,7 @@ def test_a_fall_that_the_popular_arm_shows_as_well_is_no_drift():
 
     (alone,) = watched(popular_after=0.5)
     assert alone.popular_after == pytest.approx(alone.popular_before, rel=0.1)
-    assert watched(popular_after=0.4) == []
+    assert watched(popular_after=0.36) == []
 
 
 def test_a_fall_in_one_country_is_told_of_that_country():
@@ -88,11 +88,11 @@ def test_less_dwell_alone_is_told_as_dwell():
 
 def test_feeds_that_fade_by_less_than_a_fifth_are_no_drift(monkeypatch):
     def fading():
-        return watch(stream(5000, lambda k, example: 0.3, dwell=lambda k: 2.0 if k < CHANGE else 1.7))
+        return watch(stream(9000, lambda k, example: 0.3 if k < CHANGE else 0.255))
 
     assert fading() == []
-    monkeypatch.setitem(drift.RELATIVE, "dwell", 0.0)
-    assert [alert.kind for alert in fading()] == ["dwell"]
+    monkeypatch.setattr(drift, "FADE", 0.0)
+    assert len(fading()) >= 1
 
 
 def test_copies_and_other_arms_do_not_count():
