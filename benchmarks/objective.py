@@ -30,9 +30,9 @@ from feed.events import Impression, kind
 from feed.examples import Example
 from feed.learning.learner import Learner
 from feed.models import heads
-from feed.models.heads import DWELL_SECONDS, TASKS
+from feed.models.heads import DWELL_SECONDS
 from feed.models.snapshot import Snapshot
-from feed.ranking.objective import Objective
+from feed.objective import TASKS, Objective
 from feed.ranking.types import LEARNED
 from producers.audience import TOP
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feed.errors import BadSetting
+from feed.objective import Objective
 
 PREFIX = "FEED_"
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -65,6 +66,12 @@ class Settings(BaseSettings):
     world_seed: int = Field(0, ge=0, description="same seed, same world")
     server_host: str = Field("127.0.0.1", description="address the model server listens on")
     server_port: int = Field(8000, ge=1, le=65535)
+
+    @field_validator("objective")
+    @classmethod
+    def _table_fits(cls, text: str) -> str:
+        Objective.parse(text)
+        return text
 
     @model_validator(mode="after")
     def _arms_fit(self) -> "Settings":

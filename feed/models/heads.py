@@ -25,8 +25,8 @@ from torch import Tensor
 from feed.events import Engagement, View, kind
 from feed.models.pairs import CHUNK, SAMPLED, Chunks, Log, Pair
 from feed.models.two_tower import VECTOR, TwoTower
+from feed.objective import TASKS
 
-TASKS = ("click", "like", "share", "comment", "dwell", "hide")
 DWELL_SECONDS = 10.0  # looked at for longer: in the simulated world most who clicked, hardly anybody else
 WINDOW_SECONDS = 1800.0  # from the first engagement: what came later did not follow from that look
 RIDGE, RIDGE_LOGIT = 10_000.0, 10.0

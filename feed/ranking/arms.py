@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from feed.models.heads import Heads
-from feed.ranking.objective import Objective
+from feed.objective import Objective
 from feed.ranking.types import LEARNED, POPULAR, RANDOM
 from feed.settings import Settings
 
@@ -29,7 +29,7 @@ class Policy:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The policy in these settings. Raises `BadSetting` for a table of weights that cannot be read."""
+        """The policy in these settings."""
         return cls(
             settings.feed_size, settings.popular_share, settings.random_share, settings.explore_every, settings.arm_salt,
             Objective.parse(settings.objective), settings.popularity_correction,

@@ -11,8 +11,8 @@ from feed.features import UserState
 from feed.features.user import CATEGORIES
 from feed.models.heads import Heads
 from feed.models.snapshot import Snapshot
+from feed.objective import Objective
 from feed.ranking.index import Index
-from feed.ranking.objective import Objective
 
 FRESH_SECONDS = 2 * 86_400.0
 

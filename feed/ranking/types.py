@@ -31,7 +31,7 @@ class Feed(Struct, frozen=True, kw_only=True):
     `generation` grows at every change of the champion and `position` is the place in the log up to which the user's state is
     known (None: of a user without events): together they order the feeds of a user. They come first, because the script that
     writes feeds reads them from the beginning of the JSON. `ranked_by`: what orders the items of source `model`, `logit` or a
-    table of weights (see `feed.ranking.objective`). `made_at` is wall clock, everything else a function of the inputs.
+    table of weights (see `feed.objective`). `made_at` is wall clock, everything else a function of the inputs.
     """
 
     generation: int

@@ -19,9 +19,9 @@ from feed.errors import BadSetting
 from feed.io.feeds import FeedStore
 from feed.io.redis import Change, FeatureStore, connect
 from feed.models.heads import Head
+from feed.objective import Objective
 from feed.ranking.arms import Policy
 from feed.ranking.live import Live, load
-from feed.ranking.objective import Objective
 from feed.ranking.types import Feed
 from feed.registry import Registry
 from model_server import main

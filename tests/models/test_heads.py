@@ -6,8 +6,9 @@ from sklearn.metrics import log_loss
 from feed.catalogue import Item, User
 from feed.events import Click, Comment, Hide, Impression, Like, Share, Shown, View, utc
 from feed.models import heads
-from feed.models.heads import TASKS, Head
+from feed.models.heads import Head
 from feed.models.pairs import Log, pairs_of
+from feed.objective import TASKS
 
 START = 1_700_000_000.0
 CLICK, COMMENT, HIDE = TASKS.index("click"), TASKS.index("comment"), TASKS.index("hide")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from feed.models.heads import Head
+from feed.objective import Objective
 from feed.ranking.arms import Policy
 from feed.ranking.index import Index
-from feed.ranking.objective import Objective
 from feed.ranking.standard import Ranker, candidates
 from tests.small import NOW, click, snapshot, world
 

@@ -8,12 +8,13 @@ reply 27, asking to see less -74 (github.com/twitter/the-algorithm-ml, projects/
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
 from feed.errors import BadSetting
-from feed.models.heads import TASKS, Heads
 
+TASKS = ("click", "like", "share", "comment", "dwell", "hide")
 LARGEST = 1e6  # chances are float32
 EXAMPLE = "FEED_OBJECTIVE='click=1 like=2 share=3 comment=3 dwell=0.3 hide=-10'"
 
@@ -45,9 +46,9 @@ class Objective:
             raise BadSetting(f"FEED_OBJECTIVE={text!r} gives everything a weight of 0, so nothing could be ranked: {EXAMPLE}")
         return cls(tuple((task, found[task]) for task in TASKS if found.get(task)))
 
-    def among(self, heads: Heads | None) -> Self:
-        """What of the table a version with these heads can follow."""
-        return type(self)(tuple(entry for entry in self.weights if entry[0] in (heads or {})))
+    def among(self, tasks: Collection[str]) -> Self:
+        """What of the table a version can follow that has heads for these tasks."""
+        return type(self)(tuple(entry for entry in self.weights if entry[0] in tasks))
 
     def __str__(self) -> str:
         return " ".join(f"{task}={weight:g}" for task, weight in self.weights)

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from feed import settings
 from feed.errors import BadSetting
 from feed.models.heads import Head
+from feed.objective import Objective
 from feed.ranking.arms import Policy
-from feed.ranking.objective import Objective
-from feed.settings import Settings
 
 HEADS = {task: Head(1.0, torch.zeros(64), 0.0) for task in ("click", "hide")}
 
@@ -54,9 +54,10 @@ def test_a_version_follows_what_of_the_table_it_has_heads_for_and_a_feed_says_wh
     assert Policy().ranked_by(HEADS) == "logit"
 
 
-def test_the_policy_has_the_table_of_the_settings_and_refuses_a_bad_one(monkeypatch, tmp_path):
+def test_the_policy_has_the_table_of_the_settings_and_a_bad_one_stops_any_process(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    policy = Policy.of(Settings(objective="click=1 hide=-10", popularity_correction=0.5))
+    policy = Policy.of(settings.Settings(objective="click=1 hide=-10", popularity_correction=0.5))
     assert (str(policy.objective), policy.popularity_correction) == ("click=1 hide=-10", 0.5)
-    with pytest.raises(BadSetting, match="FEED_OBJECTIVE"):
-        Policy.of(Settings(objective="laugh=1"))
+    monkeypatch.setenv("FEED_OBJECTIVE", "click=1 laugh=2")
+    with pytest.raises(BadSetting, match=r"FEED_OBJECTIVE: 'laugh' in 'laugh=2' is no task"):
+        settings.load()
