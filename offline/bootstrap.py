@@ -87,7 +87,7 @@ def run(data: Path, registry: Path, *, epochs: int = EPOCHS, seed: int = 0, cont
     torch.set_num_threads(THREADS)
     console = Console()
     log = read(data, context)
-    slices = slices_of(pairs_of(log), data)
+    slices = slices_of(pairs_of(log, seed), data)
     registry.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is said before the training
     with Progress(console=Console(stderr=True), transient=True) as progress:
         frozen = freeze(log, slices, seed, progress)
