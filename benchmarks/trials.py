@@ -234,10 +234,10 @@ def worse(folder: Path, good: Snapshot) -> dict[str, Path]:
 
 
 def prepared(folder: Path, world: int) -> dict[str, Path]:
-    """A world with versions that are trained alike."""
+    """A world with versions that are trained alike; the first one has the world's own seed."""
     folder.mkdir(parents=True, exist_ok=True)
     seeded(world, folder)
-    return trained_alike(folder, range(SEEDS))
+    return trained_alike(folder, range(world, world + SEEDS))
 
 
 def run(folder: Path, worlds: int, limit: int, requests: int, flips: int, processes: int) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def main(
     share: Annotated[
         float, typer.Option(help="share of users in each of the arms popular and random", min=0.01, max=0.4)
     ] = 0.1,
-    trial: Annotated[int, typer.Option(help="requests with evidence after which a trial is given up", min=100)] = 1500,
+    trial: Annotated[
+        int, typer.Option(help="requests with evidence after which a trial is given up", min=LEAST_EVIDENCE)
+    ] = 1500,
 ) -> None:
     """Start the system, fill it, let an audience act and its tastes drift, and show what the feeds and the model did."""
     started = time.monotonic()

@@ -47,8 +47,10 @@ class Objective:
         return cls(tuple((task, found[task]) for task in TASKS if found.get(task)))
 
     def among(self, tasks: Collection[str]) -> Self:
-        """What of the table a version can follow that has heads for these tasks."""
-        return type(self)(tuple(entry for entry in self.weights if entry[0] in tasks))
+        """What of the table a version with heads for these tasks can follow; nothing, if nothing is left of what is wanted."""
+        found = tuple(entry for entry in self.weights if entry[0] in tasks)
+        wanted = {task for task, weight in self.weights if weight > 0}
+        return type(self)(() if wanted and wanted.isdisjoint(tasks) else found)
 
     def __str__(self) -> str:
         return " ".join(f"{task}={weight:g}" for task, weight in self.weights)

@@ -54,6 +54,13 @@ def test_a_version_follows_what_of_the_table_it_has_heads_for_and_a_feed_says_wh
     assert Policy().ranked_by(HEADS) == "logit"
 
 
+def test_a_version_that_can_only_say_what_is_not_wanted_is_ranked_by_its_logit():
+    table = Objective.parse("click=1 hide=-10")
+    assert str(table.among(["hide"])) == ""
+    assert str(table.among(["click", "hide"])) == "click=1 hide=-10"
+    assert str(Objective.parse("hide=-10").among(["hide"])) == "hide=-10"
+
+
 def test_the_policy_has_the_table_of_the_settings_and_a_bad_one_stops_any_process(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     policy = Policy.of(settings.Settings(objective="click=1 hide=-10", popularity_correction=0.5))

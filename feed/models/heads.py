@@ -1,4 +1,4 @@
-"""What follows a look, predicted together on the shared towers: one calibrated logistic head a task.
+"""What follows a look, predicted on the shared towers: one calibrated logistic head a task. The towers learn nothing from them.
 
     P_k(u, i) = sigmoid(a_k <u, v> + <w_k, u * v> + b_k),   given that u looks at i
 
@@ -83,13 +83,14 @@ def fit(z: np.ndarray, labels: np.ndarray) -> dict[str, Head]:
     heads = {}
     logit, spread = _spread(z.sum(axis=1)[:, None]), _spread(z)
     columns = np.concatenate([z.sum(axis=1, keepdims=True) / logit, z / spread, np.ones((len(z), 1))], axis=1)
+    middle = np.append(columns[:, :-1].mean(axis=0) if len(z) else np.zeros(1 + VECTOR), 0.0)
     ridge = np.array([RIDGE_LOGIT, *[RIDGE] * VECTOR, 0.0])
     for k, task in enumerate(TASKS):
         y = labels[:, k].astype(np.float64)
         if len(y) and 0 < y.mean() < 1:
-            found = _newton(columns, y, ridge)
+            found = _newton(columns - middle, y, ridge)
             w = torch.from_numpy((found[1:-1] / spread).astype(np.float32))
-            heads[task] = Head(float(np.float32(found[0] / logit)), w, float(np.float32(found[-1])))
+            heads[task] = Head(float(np.float32(found[0] / logit)), w, float(np.float32(found[-1] - found @ middle)))
     return heads
 
 
@@ -142,7 +143,7 @@ def figures(heads: Heads, fitted: np.ndarray, z: np.ndarray, labels: np.ndarray)
 
 
 def _log_loss(p: np.ndarray, y: np.ndarray) -> float:
-    return float(-np.log(np.where(y, p, 1 - p)).mean())
+    return float(-np.log(np.clip(np.where(y, p, 1 - p), 1e-12, None)).mean())
 
 
 def to_tensors(heads: Heads) -> dict[str, Tensor]:

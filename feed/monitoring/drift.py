@@ -121,8 +121,10 @@ class DriftMonitor:
         for segment, rows in self._parts(example):
             for kind, figure, value in self._values(example, segment, rows, inputs):
                 change = self._detector(kind, figure, segment).update(value, example.at)
-                meanwhile = None if change is None or kind == "features" else self._meanwhile(kind, change)
-                if change is not None and (meanwhile is None or self._stands(kind, change, meanwhile)):
+                if change is None:
+                    continue
+                meanwhile = None if kind == "features" else self._meanwhile(kind, change)
+                if kind == "features" or self._stands(kind, change, meanwhile):
                     yield Fired(kind, figure, segment, change, meanwhile, self._n)
         if example.model_version == self._version:
             self._calibration.learn([row for row in chosen(example.rows) if looked_at(row)])
@@ -130,10 +132,11 @@ class DriftMonitor:
     def _meanwhile(self, kind: str, change: Change) -> Meanwhile | None:
         return self._popular.meanwhile(LOOKS if kind == "error" else kind, change.began, change.since)
 
-    def _stands(self, kind: str, change: Change, meanwhile: Meanwhile) -> bool:
-        """Whether enough of the change is left when the part is taken off that the popular arm shows as well."""
+    def _stands(self, kind: str, change: Change, meanwhile: Meanwhile | None) -> bool:
+        """Whether enough of the change is left when the part is taken off that the popular arm is known to show as well."""
         promised = -self._calibration.mean if kind == "error" else change.before
-        left = change.after - change.before - promised * (meanwhile.level - 1.0)
+        level = 1.0 if meanwhile is None else meanwhile.level
+        left = change.after - change.before - promised * (level - 1.0)
         return left * WORSE[kind] >= max(LEAST[kind] * change.deviation, FADE * abs(promised))
 
     def _parts(self, example: Example) -> Iterator[tuple[str, Sequence[Row]]]:

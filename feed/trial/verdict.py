@@ -7,7 +7,7 @@ from feed.trial.comparison import Comparison, Outcome
 
 # The challenger's over the champion's: at least, at least, at most. Whatever the champion has, `ENOUGH` categories in ten
 # places are enough: a personal list is narrower than one for everybody (2.0 to 2.5 where popularity has 5.6 to 8.8). As with
-# the ranking figures, less by no more than one standard error is not less.
+# the ranking figures, less by no more than one standard error (here the challenger's own) is not less.
 ITEMS, CATEGORIES, LATENCY = 0.5, 0.8, 3.0
 ENOUGH = 2.0
 LISTS = 50  # top tens seen of each before they are compared

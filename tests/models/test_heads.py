@@ -63,6 +63,15 @@ def test_the_penalised_likelihood_has_no_slope_at_what_was_found():
     assert float(torch.sigmoid(logits.detach()).mean()) == pytest.approx(y[:, CLICK].mean(), abs=1e-4)
 
 
+@pytest.mark.parametrize("mean", [2.0, -2.0])
+def test_logits_that_hardly_differ_leave_the_base_rate(mean):
+    z = np.random.default_rng(4).normal(mean / 64, 0.01 / 8, (4_000, 64))
+    labels = followed(5, click=np.full(4_000, 0.18), hide=np.full(4_000, 0.009))
+    for task, head in heads.fit(z, labels).items():
+        share = labels[:, TASKS.index(task)].mean()
+        assert heads.predicted(head, z).mean() == pytest.approx(share, rel=1e-3)
+
+
 def test_the_fewer_events_the_nearer_a_head_is_to_the_logit_and_then_to_its_base_rate():
     z, w = rows(20_000), np.zeros(64)
     w[:4] = 2.0

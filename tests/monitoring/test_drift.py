@@ -86,9 +86,11 @@ def test_less_dwell_alone_is_told_as_dwell():
     assert alert.after == pytest.approx(alert.before / 2, rel=0.1)
 
 
-def test_feeds_that_fade_by_less_than_a_fifth_are_no_drift(monkeypatch):
+@pytest.mark.parametrize("popular", [True, False])
+def test_feeds_that_fade_by_less_than_a_fifth_are_no_drift(monkeypatch, popular):
     def fading():
-        return watch(stream(9000, lambda k, example: 0.3 if k < CHANGE else 0.255))
+        examples = stream(9000, lambda k, example: 0.3 if k < CHANGE else 0.255)
+        return watch(example for example in examples if popular or example.arm == "learned")
 
     assert fading() == []
     monkeypatch.setattr(drift, "FADE", 0.0)

@@ -187,12 +187,14 @@ class Mixture:
 
 def _beside(k: int, rows: Rows, fitted: bool) -> frozenset[int]:
     """The other items of the request in which row k was shown; `fitted`: less those that are known to be taken later."""
+    if not rows.shown[k]:
+        return frozenset()
     user, at = rows.user[k], rows.at[k]
     request = np.arange(np.searchsorted(rows.at, at), np.searchsorted(rows.at, at, side="right"))
-    request = request[(rows.user[request] == user) & rows.shown[request] & (request != k)]
+    request = request[(rows.user[request] == user) & rows.shown[request] & (rows.item[request] != rows.item[k])]
     if fitted:
         request = request[~rows.first[request]]
-    return frozenset(rows.item[request].tolist()) if rows.shown[k] else frozenset()
+    return frozenset(rows.item[request].tolist())
 
 
 def _attributes(catalogue: Catalogue) -> Attributes:
