@@ -40,6 +40,7 @@ from feed.registry import Registry
 
 EPOCHS = 8
 JUDGED, MEASURED = 0.1, 0.1  # shares of the pairs
+FEWEST_ITEMS = 3  # with fewer there is no ranking, so nothing could be judged or measured
 NEWEST_PAIRS = 200_000  # bounds memory: about 2 KB a pair
 VISITS_JUDGED, VISITS_MEASURED = 500, 2000
 THREADS = 1  # two are hardly faster on matrices this small, and ten times slower while anything else needs a core
@@ -88,6 +89,7 @@ def run(data: Path, registry: Path, *, epochs: int = EPOCHS, seed: int = 0, cont
     console = Console()
     log = read(data, context)
     slices = slices_of(pairs_of(log, seed), data)
+    require_choice(log, slices, data)
     registry.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is said before the training
     with Progress(console=Console(stderr=True), transient=True) as progress:
         frozen = freeze(log, slices, seed, progress)
@@ -118,6 +120,17 @@ def read(data: Path, context: Sequence[str]) -> Log:
     """The log in folder `data`, in memory. Raises `BadData`."""
     tables = dataset.read(data, context)
     return Log(list(dataset.items_of(tables)), list(dataset.users_of(tables)), list(dataset.events_of(tables)))
+
+
+def require_choice(log: Log, slices: Slices, data: Path) -> None:
+    """Raises `BadData` where there is nothing to rank: no item exists when the log begins, or next to none ever does."""
+    first = slices.trained[0].at
+    there = sum(item.created is None or item.created <= first for item in log.items)
+    if len(log.items) < FEWEST_ITEMS or not there:
+        raise BadData(
+            f"{data}: nothing to rank: of the {len(log.items)} items of the catalogue {there} exist at {utc(first)}, "
+            f"when training begins, and {FEWEST_ITEMS} are needed in all; correct created_at, or leave it empty where unknown"
+        )
 
 
 def slices_of(pairs: list[Pair], data: Path) -> Slices:

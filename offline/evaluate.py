@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 import typer
@@ -88,17 +89,22 @@ def run(data: Dataset, plan: Plan, log: Log, parts: tuple[Slice, Slice], test: b
 
 
 def evaluate(plan: Plan, log: Log, part: Slice, parameters: Parameters, progress: Callable[[int, int], None]) -> Outcome:
-    """One model, one slice. Raises `BadSetting` for parameters that it does not have."""
+    """One model, one slice. Raises `BadSetting` for parameters that it does not have, or that it cannot work with."""
     torch.manual_seed(plan.seed)  # some models draw from the global generator
     try:
         model = MODELS[plan.model].build(**parameters)
     except TypeError as error:
         raise BadSetting(f"--set: {plan.model} cannot be built with {_words(parameters)}: {error}") from error
-    if plan.protocol == "static":
-        return static(model, log, part, seed=plan.seed, progress=progress)
-    return progressive(
-        model, log, part, state_every=plan.state_every, learn_every=plan.learn_every, seed=plan.seed, progress=progress
-    )
+    try:
+        if plan.protocol == "static":
+            return static(model, log, part, seed=plan.seed, progress=progress)
+        return progressive(
+            model, log, part, state_every=plan.state_every, learn_every=plan.learn_every, seed=plan.seed, progress=progress
+        )
+    except (TypeError, np.linalg.LinAlgError) as error:
+        if not plan.fixed:
+            raise
+        raise BadSetting(f"--set: {plan.model} cannot work with {_words(parameters)}: {error}; --grid shows values") from error
 
 
 def tuned(plan: Plan, score: Callable[[Parameters], float], console: Console) -> tuple[Parameters, Sequence[Trial]]:
@@ -274,6 +280,8 @@ def _time(option: str, given: str | None) -> float | None:
         return None
     try:
         time = pd.Timestamp(given)
+        if pd.isna(time):
+            raise ValueError("empty")
     except ValueError as error:
         raise BadSetting(f"{option} {given!r} is no time: write it like 2025-01-31T12:00:00Z") from error
     return float((time.tz_localize("UTC") if time.tz is None else time).timestamp())

@@ -18,13 +18,13 @@ START = 1_700_000_000.0
 ROOT = Path(__file__).parents[2]
 
 
-def write(folder, n=2000, kinds=(Click, View), seed=0):
-    """30 users meet 120 items of three categories by chance: `kinds[0]` with those of one category, `kinds[1]` with others."""
+def write(folder, n=2000, kinds=(Click, View), seed=0, catalogue=120, created=START - 1000):
+    """30 users meet items of three categories by chance: `kinds[0]` with those of one category, `kinds[1]` with others."""
     draw = np.random.default_rng(seed)
-    items = [Item(item_id=f"i{i}", category=f"c{i % 3}", created_at=utc(START - 1000)) for i in range(120)]
+    items = [Item(item_id=f"i{i}", category=f"c{i % 3}", created_at=utc(created)) for i in range(catalogue)]
     events = []
     for k in range(n):
-        user, item = int(draw.integers(30)), int(draw.integers(120))
+        user, item = int(draw.integers(30)), int(draw.integers(catalogue))
         about = {"event_id": f"e{k}", "user_id": f"u{user}", "item_id": f"i{item}", "occurred_at": utc(START + 600 * k)}
         events.append(kinds[0 if user % 3 == item % 3 else 1](**about))
     dataset.write(dataset.from_events(events, items, [User(user_id=f"u{u}") for u in range(30)]), folder)
@@ -96,6 +96,13 @@ def test_a_log_of_one_kind_of_event_can_be_learned_from(tmp_path, kinds):
 def test_a_log_too_short_is_refused_with_what_it_holds(tmp_path):
     with pytest.raises(BadData, match=r"too little to learn from: 5 pairs"):
         bootstrap.run(write(tmp_path / "data", 5), tmp_path / "registry")
+    assert not (tmp_path / "registry").exists()
+
+
+@pytest.mark.parametrize(("catalogue", "created", "says"), [(2, START - 1000, "2 exist at"), (120, START + 1e9, "0 exist at")])
+def test_a_catalogue_that_leaves_no_choice_is_refused(tmp_path, catalogue, created, says):
+    with pytest.raises(BadData, match=rf"nothing to rank: of the {catalogue} items of the catalogue {says}"):
+        bootstrap.run(write(tmp_path / "data", catalogue=catalogue, created=created), tmp_path / "registry")
     assert not (tmp_path / "registry").exists()
 
 

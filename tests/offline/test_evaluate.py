@@ -147,7 +147,9 @@ def test_the_grids_are_printed():
         (["--model", "ease", "--set", "ridge"], "NAME=VALUE"),
         (["--model", "ease", "--set", "ridge=much"], "not a number"),
         (["--model", "ease", "--no-tune", "--set", "fridge=1"], "cannot be built with"),
+        (["--model", "bpr", "--no-tune", "--set", "factors=2.5"], "bpr cannot work with"),
         (["--tune-from", "yesterday"], "is no time"),
+        (["--test-from", ""], "is no time"),
     ],
 )
 def test_an_option_that_cannot_be_is_named(camps, arguments, message):
