@@ -183,9 +183,10 @@ def test_parquet_timestamps_with_and_without_zone_are_utc(times: list[str], tmp_
     assert [event.occurred_at.hour for event in dataset.events_of(dataset.read(tmp_path))] == [12, 13]
 
 
-def test_writing_replaces_the_tables_of_the_other_format(tmp_path: Path) -> None:
+def test_tables_of_the_other_format_are_not_touched(tmp_path: Path) -> None:
     log = dataset.read(folder(tmp_path))
-    dataset.write(log, tmp_path, "parquet")
+    with pytest.raises(BadData, match=r"holds users\.csv, items\.csv, interactions\.csv, and a folder has one format"):
+        dataset.write(log, tmp_path, "parquet")
     same(dataset.read(tmp_path), log)
 
 

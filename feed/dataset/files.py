@@ -43,11 +43,17 @@ def read(path: Path, context: Sequence[str] = ()) -> Dataset:
 
 
 def write(dataset: Dataset, path: Path, format: Format = "parquet") -> None:
-    """Write the three tables into the folder `path`, made if it is not there; they replace those that are there.
+    """Write the three tables into the folder `path`, made if it is not there; they replace those of the same format.
 
-    Raises `BadData` for a tag that csv cannot hold.
+    Raises `BadData` for a tag that csv cannot hold, and for a folder that holds tables in another format.
     """
     path.mkdir(parents=True, exist_ok=True)
+    if others := [
+        f"{name}.{other}" for other in FORMATS if other != format for name in TABLES if (path / f"{name}.{other}").exists()
+    ]:
+        raise BadData(
+            f"{path} holds {', '.join(others)}, and a folder has one format: move them away, or choose another folder"
+        )
     for name in TABLES:
         frame: pd.DataFrame = getattr(dataset, name)
         file = path / f"{name}.{format}"
@@ -55,9 +61,6 @@ def write(dataset: Dataset, path: Path, format: Format = "parquet") -> None:
             parquet.write_table(_arrow(frame), file)
         else:
             _to_csv(frame, file)
-        for other in FORMATS:
-            if other != format:
-                (path / f"{name}.{other}").unlink(missing_ok=True)
 
 
 def _notice_unknown(used: pd.Series, described: pd.Series, outcome: str) -> None:
