@@ -87,7 +87,7 @@ class Scenario:
     @cached_property
     def _counts(self) -> np.ndarray:
         """float64 (DRAWS, users): how often each user is in each resample; users without requests weigh nothing."""
-        return np.random.default_rng(0).multinomial(self._users, np.full(self._users, 1 / self._users), DRAWS).astype(float)
+        return resamples(self._users)
 
     def _sums(self, row: str, span: tuple[int, int], seed: int | None = None) -> np.ndarray:
         """Of a kind's learned arm, or of one of the other arms over all kinds."""
@@ -107,7 +107,7 @@ class Scenario:
         of_a, of_b = self._sums(a, span), self._sums(b, span)
         ahead = sum(_share(self._sums(a, span, seed)) > _share(self._sums(b, span, seed)) for seed in self.seeds)
         drawn = self._drawn(of_a) - self._drawn(of_b)
-        return _share(of_a) - _share(of_b), *_ends(drawn), ahead, len(self.seeds)
+        return _share(of_a) - _share(of_b), *ends(drawn), ahead, len(self.seeds)
 
     def lost(self, kind: str, calm: "Scenario") -> tuple[Interval, float]:
         """Part of the click-through that the drift took until the end, and how many clicks that is in 1,000 requests.
@@ -119,7 +119,7 @@ class Scenario:
         requests = sum(int((run.arm[self.drift_at :] == LEARNED).sum()) for run in self._runs if run.kind == kind)
         clicks = (_share(without) * mine[1].sum() - mine[0].sum()) / requests * 1000
         drawn = 1 - self._drawn(mine) / self._drawn(without)
-        return (1 - _share(mine) / _share(without), *_ends(drawn)), clicks
+        return (1 - _share(mine) / _share(without), *ends(drawn)), clicks
 
     def recovery(self, kind: str, calm: "Scenario") -> tuple[Interval, int | None, int]:
         """Part of the loss regained in the last phase; requests until 90 % were, over all worlds; and in how many they were.
@@ -138,9 +138,9 @@ class Scenario:
         def regained(calm_then: Any, then: Any, calm_now: Any, now: Any) -> Any:
             return 1 - (calm_now - now) / (calm_then - then)
 
-        ends = _ends(regained(*map(self._drawn, of)))
+        interval = ends(regained(*map(self._drawn, of)))
         seeds = sum(self._regained_at(kind, calm, seed) is not None for seed in self.seeds)
-        return (float(regained(*map(_share, of))), *ends), self._regained_at(kind, calm, None), seeds
+        return (float(regained(*map(_share, of))), *interval), self._regained_at(kind, calm, None), seeds
 
     def _regained_at(self, kind: str, calm: "Scenario", seed: int | None) -> int | None:
         just_after = list(self.phases.values())[1]
@@ -184,7 +184,7 @@ class Scenario:
             sums = [self._sums(row, (int(x - BIN / 2), int(x + BIN / 2))) for x in middles]
             axes.plot(middles, [100 * _share(s) for s in sums], color=COLOURS[row], label=row, lw=4 if row == "frozen" else 1.8)
             if row in self.kinds:
-                low, high = zip(*(_ends(self._drawn(s)) for s in sums), strict=True)
+                low, high = zip(*(ends(self._drawn(s)) for s in sums), strict=True)
                 axes.fill_between(middles, 100 * np.array(low), 100 * np.array(high), color=COLOURS[row], alpha=0.15, lw=0)
         if self.drifts:
             axes.axvline(self.drift_at, color="black", lw=0.8, ls="--")
@@ -219,6 +219,12 @@ def _share(sums: np.ndarray) -> float:
     return float(sums[0].sum() / sums[1].sum())
 
 
-def _ends(drawn: np.ndarray) -> tuple[float, float]:
+def resamples(users: int) -> np.ndarray:
+    """float64 (DRAWS, users): how often each user is in each resample of a bootstrap over users."""
+    return np.random.default_rng(0).multinomial(users, np.full(users, 1 / users), DRAWS).astype(float)
+
+
+def ends(drawn: np.ndarray) -> tuple[float, float]:
+    """The ends of the 95 % interval of what was drawn."""
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)

@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.curves import ends, resamples
 from benchmarks.learning import PER_STEP, POLICY, seed_world
 from benchmarks.loop import start
+from benchmarks.page import table as markdown
 from feed.events import Impression, kind
 from feed.examples import Example
 from feed.learning.learner import Learner
@@ -39,7 +41,6 @@ from producers.audience import TOP
 OUT = Path(__file__).parents[1] / "var" / "objective.json"
 TABLE = "click=1 like=2 share=3 comment=3 dwell=0.3 hide=-10"
 SETTINGS = (("", 0.0), ("", 0.1), ("", 0.3), ("", 1.0), ("click=1", 0.0), (TABLE, 0.0), ("click=1 hide=-100", 0.0))
-DRAWS = 1000
 LEARNED_FROM, JUDGED_ON = 2000, 1000  # examples
 
 
@@ -81,11 +82,9 @@ def differences(runs: Sequence[dict[str, Any]], to: Sequence[dict[str, Any]]) ->
             np.add.at(total[1], at, one["best"])
         return total
 
-    drawn = np.random.default_rng(0).multinomial(len(users), np.full(len(users), 1 / len(users)), DRAWS).astype(float)
-    a, b = sums(runs), sums(to)
-    resampled = (drawn @ a[0]) / (drawn @ a[1]) - (drawn @ b[0]) / (drawn @ b[1])
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return float(a[0].sum() / a[1].sum() - b[0].sum() / b[1].sum()), float(low), float(high)
+    drawn, a, b = resamples(len(users)), sums(runs), sums(to)
+    low, high = ends((drawn @ a[0]) / (drawn @ a[1]) - (drawn @ b[0]) / (drawn @ b[1]))
+    return float(a[0].sum() / a[1].sum() - b[0].sum() / b[1].sum()), low, high
 
 
 def carried(seed: int, folder: Path) -> dict[str, Any]:
@@ -124,10 +123,10 @@ def judged(of: Snapshot, examples: Sequence[Example]) -> dict[str, dict[str, flo
     return heads.figures(of.heads, followed, np.concatenate(z), followed)
 
 
-def lines(runs: Sequence[dict[str, Any]]) -> list[str]:
+def lines(runs: Sequence[dict[str, Any]]) -> str:
     """The Markdown table of all runs."""
     columns = "ranked by", "share of the best", "less the logit's", "coverage", "popularity", "clicks", "likes", "shares"
-    told = ["| " + " | ".join((*columns, "comments", "hides")) + " |", "|" + " --- |" * 10]
+    told = []
     logit = [run for run in runs if (run["table"], run["dial"]) == SETTINGS[0]]
     for table, dial in SETTINGS:
         mine = [run for run in runs if (run["table"], run["dial"]) == (table, dial)]
@@ -138,12 +137,10 @@ def lines(runs: Sequence[dict[str, Any]]) -> list[str]:
         points, low, high = differences(mine, [run for run in logit if run["seed"] in worlds])
         name = (f"`{table}`" if table else "logit") + (f" - {dial:g} log popularity" if dial else "")
         coverage, popularity = (float(np.mean([run[column] for run in mine])) for column in ("coverage", "popularity"))
-        done = " | ".join(f"{np.mean([run['done'][task] for run in mine]):.1f}" for task in mine[0]["done"])
-        told.append(
-            f"| {name} | {share:.1%} | {100 * points:+.1f} ({100 * low:+.1f} – {100 * high:+.1f}) "
-            f"| {coverage:.1%} | {popularity:.2f} | {done} |"
-        )
-    return told
+        done = [f"{np.mean([run['done'][task] for run in mine]):.1f}" for task in mine[0]["done"]]
+        ahead = f"{100 * points:+.1f} ({100 * low:+.1f} – {100 * high:+.1f})"
+        told.append([name, f"{share:.1%}", ahead, f"{coverage:.1%}", f"{popularity:.2f}", *done])
+    return markdown([*columns, "comments", "hides"], told)
 
 
 def main() -> None:
@@ -162,7 +159,7 @@ def main() -> None:
             seed_world(seed, worlds)
             for table, dial in SETTINGS:
                 runs.append(run(seed, worlds / str(seed), table, dial, options.requests))
-                print("\n".join(lines(runs)), flush=True)
+                print(lines(runs), flush=True)
             learners.append(carried(seed, worlds / str(seed)))
             print(json.dumps(learners[-1]), flush=True)
             OUT.parent.mkdir(exist_ok=True)

@@ -220,7 +220,7 @@ def trained_alike(folder: Path, seeds: Sequence[int]) -> dict[str, Path]:
     registry = Registry(folder / "registry")
     for seed in seeds[len(registry.versions()) :]:
         bootstrap.run(folder / "data", folder / "registry", seed=seed)
-    return {f"seed {k}": registry.folder(version) for k, version in enumerate(registry.versions()[: len(seeds)])}
+    return {f"seed {seed}": registry.folder(version) for seed, version in zip(seeds, registry.versions(), strict=False)}
 
 
 def worse(folder: Path, good: Snapshot) -> dict[str, Path]:

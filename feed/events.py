@@ -126,6 +126,7 @@ ENGAGEMENTS: dict[str, type[Engagement]] = {
 }  # fmt: skip
 KINDS = ("impression", *ENGAGEMENTS)
 POSITIVES = frozenset({"click", "like", "share", "comment"})
+BY_CHANCE = ("random", "explore")  # sources of shown items whose place was drawn; see docs/event-schema.md
 
 
 def kind(event: Event) -> str:

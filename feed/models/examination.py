@@ -31,15 +31,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from feed.events import POSITIVES, Engagement, Event, Impression, Shown, View, kind
+from feed.events import BY_CHANCE, POSITIVES, Engagement, Event, Impression, Shown, View, kind
 
-CHANCE = ("random", "explore")  # sources of rows whose place was drawn; see docs/event-schema.md
 ENOUGH = 1_000  # rows taken of those shown by chance: of ten places, each is known to about a tenth of itself
 STEP = math.log(2) / 2  # width of a stratum in the log of a propensity or share
 HALF_LIFE = 2 * 86400.0  # of what was taken of an item
 LEAST = 0.05  # of that count: less is alike
 PLACES = 500  # one impression's; whatever stands further down counts as the last
-WINDOW_SECONDS = 1800.0  # from the impression to what it brought
+WINDOW_SECONDS = 1800.0  # from what was shown, or first engaged with, to what it brought; later things did not follow from it
 TURNS, STILL = 500, 1e-6
 
 
@@ -114,7 +113,7 @@ def showings(events: Sequence[Event]) -> Showings:
             item_ids.append(row.item_id)
             place.append(min(row.position, PLACES - 1))
             keys.append(_stratum(row, left, counts.share(row.item_id, one.at)))
-            chance.append(row.source in CHANCE)
+            chance.append(row.source in BY_CHANCE)
             left *= 1 - (row.propensity or 0.0)
     taken = np.zeros(len(event), np.bool_)
     taken[list(_taken(events, shown))] = True
@@ -125,7 +124,7 @@ def showings(events: Sequence[Event]) -> Showings:
 
 def _stratum(row: Shown, left: float, share: float) -> tuple[str, int]:
     """`left`: the share of the draw that the places above have left over, so that propensity * left is that at the top."""
-    if row.source in CHANCE:
+    if row.source in BY_CHANCE:
         return row.source, 0
     if row.propensity is not None and row.propensity < 1:
         return "propensity", math.floor(math.log(max(row.propensity * left, 1e-12)) / STEP)

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from feed.events import Engagement, View, kind
+from feed.models.examination import WINDOW_SECONDS
 from feed.models.pairs import CHUNK, SAMPLED, Chunks, Log, Pair
 from feed.models.two_tower import VECTOR, TwoTower
 from feed.objective import TASKS
 
 DWELL_SECONDS = 10.0  # looked at for longer: in the simulated world most who clicked, hardly anybody else
-WINDOW_SECONDS = 1800.0  # from the first engagement: what came later did not follow from that look
 RIDGE, RIDGE_LOGIT = 10_000.0, 10.0
 STEPS = 50
 
@@ -104,7 +104,7 @@ def _newton(x: np.ndarray, y: np.ndarray, ridge: np.ndarray) -> np.ndarray:
     w = np.zeros(x.shape[1])
     w[-1] = np.log(y.mean() / (1 - y.mean()))
     for _ in range(STEPS):
-        p = _sigmoid(x @ w)
+        p = sigmoid(x @ w)
         slope = x.T @ (p - y) + ridge * w
         curve = (x * (p * (1 - p))[:, None]).T @ x + np.diag(ridge + 1e-9)
         step = np.linalg.solve(curve, slope)
@@ -114,13 +114,14 @@ def _newton(x: np.ndarray, y: np.ndarray, ridge: np.ndarray) -> np.ndarray:
     return w
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.asarray(np.exp(-np.logaddexp(0.0, -x)))
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-x) in float64, without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0.0, -x.astype(np.float64))))
 
 
 def predicted(head: Head, z: np.ndarray) -> np.ndarray:
     """The probability of each row of `z` float64 (n, 64); float64 (n,)."""
-    return _sigmoid(z @ (head.a + head.w.double().numpy()) + head.b)
+    return sigmoid(z @ (head.a + head.w.double().numpy()) + head.b)
 
 
 def figures(heads: Heads, fitted: np.ndarray, z: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:

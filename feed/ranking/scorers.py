@@ -71,8 +71,3 @@ def liking(index: Index, states: Sequence[UserState], now: float) -> np.ndarray:
             if weight > 0 and name in codes:
                 liked[user, codes[name]] = weight
     return liked
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-x) in float64, without overflow."""
-    return np.asarray(np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))))

@@ -9,6 +9,7 @@ import torch
 
 from feed.events import utc
 from feed.features import ItemTable, UserState
+from feed.models.heads import sigmoid
 from feed.models.snapshot import Snapshot
 from feed.ranking import filters, scorers, selection, sources
 from feed.ranking.arms import Policy, arm_of
@@ -141,7 +142,7 @@ class Ranker:
             here = slice(start, start + len(part))
             there = of.ranked >= 0
             rows[here] = np.where(there, of.rows[of.ranked], -1)
-            scores[here] = np.where(there, scorers.sigmoid(np.take_along_axis(of.logits, of.ranked, axis=1)), np.nan)
+            scores[here] = np.where(there, sigmoid(np.take_along_axis(of.logits, of.ranked, axis=1)), np.nan)
             start += len(part)
         return Ranking([state["user_id"] for state in states], rows, scores)
 
@@ -157,7 +158,7 @@ class Ranker:
         chosen = places(user, of, arm, self.policy, np.random.default_rng(seed))
         ids = self._index.ids
         rows = of.rows[chosen.columns].tolist()
-        scores = scorers.sigmoid(of.logits[user, chosen.columns]).tolist()
+        scores = sigmoid(of.logits[user, chosen.columns]).tolist()
         items = zip(rows, scores, chosen.propensity.tolist(), chosen.source, strict=True)
         return Feed(
             generation=self.generation,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from feed.events import BY_CHANCE
 from feed.examples import Example, Row
 
-BY_CHANCE = ("random", "explore")
 CLIP = 0.02  # no row weighs more than 50; of rows drawn in the simulated world 1 in 1,000 weighs less than 5
 
 
