@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from feed.catalogue import Item, User
 from feed.events import Event
 from feed.features.items import ItemTable
+from feed.features.near import taken
 from feed.features.user import UserState, new_user, update_profile, update_user
 
 
@@ -28,6 +29,9 @@ class BatchState:
 
     def apply(self, event: Event) -> None:
         """Fold one event."""
-        update_user(self.user(event.user_id), event, self.items.by_id)
+        state = self.user(event.user_id)
+        if (of_item := taken(state, event)) is not None:
+            self.items.take(*of_item)
+        update_user(state, event, self.items.by_id)
         self.items.add(event)
         self.now = max(self.now, event.at)

@@ -7,6 +7,8 @@ import numpy as np
 from feed.catalogue import Item
 from feed.events import KINDS, POSITIVES, Event
 from feed.features import counts
+from feed.features.near import Near, Nearby
+from feed.features.user import UserState
 
 NUMERIC = (
     "age_hours", "engagement_1h", "engagement_1d", "engagement_7d", "shown_1d", "click_rate", "like_rate", "hide_rate",
@@ -20,7 +22,7 @@ class ItemTable:
     """Item columns; rows keep their place for the table's life, new items are appended.
 
     `created` float64 (n,) seconds since 1970, -inf where unknown; `category` and `creator` int64 (n,) codes, 0 = none;
-    `known` bool (n,): False for a row that was only counted, never described by the catalogue.
+    `known` bool (n,): False for a row that was only counted, never described by the catalogue; `near`: pairs of rows.
     """
 
     def __init__(self) -> None:
@@ -31,6 +33,7 @@ class ItemTable:
         self._row: dict[str, int] = {}
         self._creators: dict[str, int] = {}
         self._category_codes: dict[str, int] = {}
+        self.near = Near()
         self._size(16)
 
     def __len__(self) -> int:
@@ -50,6 +53,7 @@ class ItemTable:
             if n:
                 column[:n] = getattr(self, name)[:n]
             setattr(self, name, column)
+        self.near.grow(capacity)
 
     _created: np.ndarray
     _category: np.ndarray
@@ -126,6 +130,18 @@ class ItemTable:
         for item_id in counts.shown_or_engaged(event):
             row = self._row_for(item_id)
             self._since[row] = counts.add(self._sums[row], float(self._since[row]), event)
+
+    def take(self, item_id: str, after: Mapping[str, int]) -> None:
+        """Count that the item was taken, as `near.taken` tells it."""
+        self.near.add(self._row_for(item_id), [self._row_for(i) for i in after], list(after.values()))
+
+    def set_taken(self, item_id: str, after: Mapping[str, int], times: int) -> None:
+        """Bring up what the item was taken after, and how often it was taken, to what its hash in Redis says."""
+        self.near.bring_up(self._row_for(item_id), {self._row_for(i): n for i, n in after.items()}, times)
+
+    def nearby(self, state: UserState) -> Nearby:
+        """What the user's positives say of the items, by rows."""
+        return self.near.of([row for item_id in reversed(state["recent"]) if (row := self._row.get(item_id)) is not None])
 
     def sums(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
         """float64 (rows, kinds, half-lives): decayed counts at `now`."""

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from feed.features import pair_counts
+from feed.features.covisitation import CoVisitation, Relation
 from feed.models.mixture import prior
 from feed.models.mixture.chunks import CHUNK, SAMPLED, Builder, Chunk, Person
 from feed.models.mixture.content import Content
-from feed.models.mixture.covisitation import CoVisitation, Relation
 from feed.models.mixture.history import History
 from feed.models.mixture.log import Catalogue, Rows
 from feed.models.mixture.parts import WHOLE, Parts
@@ -145,8 +146,12 @@ class Mixture:
         self._frozen: dict[int, _Target] = {}
         self.prior = Prior(n)
         self.positives, self.meetings = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        self._liked_tables = {name: CoVisitation(relation, n) for name, relation in self._liked_relations.items()}
-        self._met_tables = {name: CoVisitation(relation, n) for name, relation in self._met_relations.items()}
+        self._liked_tables = {
+            name: CoVisitation(relation, pair_counts.empty(n)) for name, relation in self._liked_relations.items()
+        }
+        self._met_tables = {
+            name: CoVisitation(relation, pair_counts.empty(n)) for name, relation in self._met_relations.items()
+        }
         tables = [*self._liked_tables, *self._met_tables]
         attributes = _attributes(catalogue) if self._parts.attributes else _unknown(catalogue)
         self._content = Content(attributes)

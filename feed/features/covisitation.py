@@ -13,13 +13,13 @@ References: Linden, Smith and York 2003, "Amazon.com Recommendations: Item-to-It
 Karypis 2004, "Item-Based Top-N Recommendation Algorithms" (the normalisation).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from feed.models.mixture import pairs
+from feed.features.pair_counts import Pairs
 
 UNIT = 1000  # one pair, side by side
 
@@ -46,34 +46,25 @@ class Relation:
 class CoVisitation:
     """The pairs of n items in one relation."""
 
-    def __init__(self, relation: Relation, n: int) -> None:
+    def __init__(self, relation: Relation, pairs: Pairs) -> None:
         self.relation = relation
-        self._pairs = pairs.empty(n)
+        self.pairs = pairs
 
     def add(self, history: Sequence[int], item: int) -> None:
         """A user with that history, the latest first and without repetition, takes the item."""
         before = np.array(history[: self.relation.window], np.int64)
-        amounts = self.relation.amounts[: len(before)]
-        if not len(before):
-            return
-        self._pairs.raise_column(before, item, amounts)
-        if self.relation.both:
-            self._pairs.raise_row(item, before, amounts)
+        self.count(before, item, self.relation.amounts[: len(before)])
+
+    def count(self, before: np.ndarray, item: int, amounts: np.ndarray) -> None:
+        """The item was taken after each of `before` (m,), all different, which counts by `amounts`, int32 (m,)."""
+        if len(before):
+            self.pairs.raise_column(before, item, amounts)
+            if self.relation.both:
+                self.pairs.raise_row(item, before, amounts)
 
     def column(self, history: Sequence[int], totals: np.ndarray) -> np.ndarray:
         """float32 (n,): x of every item for that history, the latest first; `totals` (n,) are the items' numbers of events."""
         before = np.array(history[: self.relation.window], np.int64)
         says = self.relation.strengths[: len(before)] / np.sqrt(totals[before] + 1.0) / UNIT
-        x: np.ndarray = self._pairs.weighted(before, says).astype(np.float32) / np.sqrt(totals + 5, dtype=np.float32)
+        x: np.ndarray = self.pairs.weighted(before, says).astype(np.float32) / np.sqrt(totals + 5, dtype=np.float32)
         return x
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """The counts, for a snapshot."""
-        return self._pairs.to_arrays()
-
-    @classmethod
-    def from_arrays(cls, relation: Relation, arrays: Mapping[str, np.ndarray]) -> "CoVisitation":
-        """What `to_arrays` gave."""
-        table = cls(relation, 0)
-        table._pairs = pairs.from_arrays(arrays)
-        return table

@@ -1,6 +1,5 @@
 """Counts of pairs of items, whole numbers: a square while the catalogue is small, rows of bounded length when it is not."""
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -22,8 +21,11 @@ class Pairs(Protocol):
     def weighted(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """float (n,): the sum of the rows (m,), each times its weight (m,)."""
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """All of it, for `from_arrays`."""
+    def of_column(self, rows: np.ndarray, item: int) -> np.ndarray:
+        """int32 (m,): the counts of the rows (m,) with the item."""
+
+    def grow(self, n: int) -> None:
+        """Room for `n` items, the new ones without any count."""
 
 
 class Square:
@@ -45,9 +47,14 @@ class Square:
         sums: np.ndarray = weights.astype(np.float32) @ self.counts[rows].astype(np.float32)  # a product of integers is slow
         return sums
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
+    def of_column(self, rows: np.ndarray, item: int) -> np.ndarray:
         """See `Pairs`."""
-        return {"counts": self.counts}
+        counts: np.ndarray = self.counts[rows, item]
+        return counts
+
+    def grow(self, n: int) -> None:
+        """See `Pairs`."""
+        self.counts = np.pad(self.counts, (0, n - len(self.counts)))
 
 
 class BoundedRows:
@@ -91,9 +98,18 @@ class BoundedRows:
         sums: np.ndarray = np.bincount(self.ids[rows].ravel(), weights=amounts.ravel(), minlength=len(self.ids))
         return sums
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
+    def of_column(self, rows: np.ndarray, item: int) -> np.ndarray:
         """See `Pairs`."""
-        return {"ids": self.ids, "counts": self.counts}
+        counts: np.ndarray = np.where(self.ids[rows] == item, self.counts[rows], 0).sum(axis=1, dtype=np.int32)
+        return counts
+
+    def grow(self, n: int) -> None:
+        """See `Pairs`; rows that are too wide for so many give up their smallest counts."""
+        width = max(8, min(self.ids.shape[1], ENTRIES // max(n, 1)))
+        kept = np.argsort(-self.counts, axis=1, kind="stable")[:, :width]
+        more = ((0, n - len(self.ids)), (0, 0))
+        self.ids = np.pad(np.take_along_axis(self.ids, kept, axis=1), more)
+        self.counts = np.pad(np.take_along_axis(self.counts, kept, axis=1), more)
 
     def _widen(self) -> bool:
         """Twice as many slots a row, or False where the bound is reached."""
@@ -108,14 +124,3 @@ class BoundedRows:
 def empty(n: int) -> Pairs:
     """No pairs of n items yet."""
     return Square(n) if n <= SQUARE else BoundedRows(n)
-
-
-def from_arrays(arrays: Mapping[str, np.ndarray]) -> Pairs:
-    """What `to_arrays` gave."""
-    if "ids" not in arrays:
-        square = Square(0)
-        square.counts = arrays["counts"].copy()
-        return square
-    rows = BoundedRows(0)
-    rows.ids, rows.counts = arrays["ids"].copy(), arrays["counts"].copy()
-    return rows

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed.models.mixture import pairs
-from feed.models.mixture.pairs import BoundedRows, Square
+from feed.features import pair_counts
+from feed.features.pair_counts import BoundedRows, Square
 
 
 def _random_raises(table, reference, rng, n, steps):
@@ -30,7 +30,7 @@ def test_counts_are_the_sums_of_what_was_raised(make):
 
 
 def test_a_full_row_gives_up_its_smallest_count(monkeypatch):
-    monkeypatch.setattr(pairs, "WIDEST", 8)
+    monkeypatch.setattr(pair_counts, "WIDEST", 8)
     table = BoundedRows(20)
     for item in range(8):
         table.raise_column(np.array([0]), item, np.array([10 + item]))
@@ -43,13 +43,23 @@ def test_a_full_row_gives_up_its_smallest_count(monkeypatch):
 
 
 @pytest.mark.parametrize("make", [Square, BoundedRows])
-def test_arrays_bring_back_the_same_counts(make):
+def test_counts_stay_when_there_is_room_for_more_items(make):
     n, rng = 30, np.random.default_rng(2)
-    table = make(n)
-    _random_raises(table, np.zeros((n, n)), rng, n, 100)
-    back = pairs.from_arrays(table.to_arrays())
-    rows = np.arange(n)
-    np.testing.assert_array_equal(back.weighted(rows, np.ones(n)), table.weighted(rows, np.ones(n)))
+    table, reference = make(n), np.zeros((n, n))
+    _random_raises(table, reference, rng, n, 100)
+    table.grow(50)
+    np.testing.assert_array_equal(table.weighted(np.array([4]), np.ones(1)), np.pad(reference[4], (0, 20)))
+    np.testing.assert_array_equal(table.of_column(np.arange(n), 7), reference[:, 7])
+    table.raise_column(np.array([4, 45]), 48, np.array([3, 5]))
+    assert table.of_column(np.array([45, 4, 5]), 48).tolist() == [5, 3, 0]
+
+
+def test_rows_too_wide_for_more_items_give_up_their_smallest_counts(monkeypatch):
+    table = BoundedRows(20)
+    table.raise_row(0, np.arange(16), np.arange(1, 17, dtype=np.int32))
+    monkeypatch.setattr(pair_counts, "ENTRIES", 40 * 8)
+    table.grow(40)
+    assert table.weighted(np.array([0]), np.ones(1)).tolist() == [0] * 8 + list(range(9, 17)) + [0] * 24
 
 
 PLACES = 8  # in a row of the tests below
@@ -61,10 +71,10 @@ raises = st.tuples(st.sampled_from(["row", "column"]), st.integers(0, 2), some)
 @given(steps=st.lists(raises, max_size=10))
 def test_a_bounded_row_keeps_what_was_just_raised_and_gives_up_only_its_smallest_others(n, steps):
     items = np.linspace(0, n - 1, 16).astype(np.int64)  # item 0 too, whose code is that of a free place
-    table = BoundedRows(n) if n <= pairs.SQUARE else pairs.empty(n)
+    table = BoundedRows(n) if n <= pair_counts.SQUARE else pair_counts.empty(n)
     assert isinstance(table, BoundedRows)
     rows: dict[int, dict[int, int]] = {}
-    with mock.patch.object(pairs, "WIDEST", PLACES):
+    with mock.patch.object(pair_counts, "WIDEST", PLACES):
         for way, place, raised in steps:
             codes, by = items[list(raised)], np.array(list(raised.values()), np.int32)
             if way == "row":
