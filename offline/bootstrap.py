@@ -35,7 +35,7 @@ from feed.models import heads, snapshot
 from feed.models.heads import Heads
 from feed.models.pairs import CHUNK, ChunkCollector, Chunks, Log, Pair, pairs_of, replay
 from feed.models.train import Trained, train
-from feed.models.two_tower import TwoTower
+from feed.models.two_tower import TwoTower, scores
 from feed.registry import Registry
 
 EPOCHS = 8
@@ -188,7 +188,7 @@ def fit_heads(model: TwoTower, frozen: Frozen, log: Log, slices: Slices) -> tupl
 def logits(model: TwoTower, visits: Visits) -> np.ndarray:
     """float32 (q, m) for q visits and m items."""
     with torch.no_grad():
-        return (model.user_vectors(visits.users) @ model.item_vectors(visits.items).T).numpy()
+        return scores(model.user_vectors(visits.users), model.item_vectors(visits.items), visits.near).numpy()
 
 
 def auc(model: TwoTower, judged: Sequence[Visits]) -> float:

@@ -1,16 +1,18 @@
 """A small catalogue, its audience and an untrained model: enough for everything that does not judge the model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from feed.catalogue import Item, User
 from feed.events import Click, utc
-from feed.features import BatchState, FeatureSpace
+from feed.features import BatchState, FeatureSpace, UserState
 from feed.io.redis import Change, FeatureStore, connect
 from feed.models import snapshot as snapshots
 from feed.models.snapshot import Snapshot
-from feed.models.two_tower import TwoTower
+from feed.models.two_tower import NEAR, TwoTower
 from feed.registry import Champion, Registry
 from feed.wire import Position
 
@@ -48,7 +50,20 @@ def snapshot(state: BatchState, seed: int = 0) -> Snapshot:
     torch.manual_seed(seed)
     space = FeatureSpace.fit(list(state.users.values()), state.items, NOW, {})
     model = TwoTower(space.user_spec, space.item_spec, space.sizes)
+    torch.nn.init.normal_(model.mix, std=0.3)
     return Snapshot(model.eval(), space, {})
+
+
+def logits(trained: Snapshot, state: BatchState, users: Sequence[UserState]) -> np.ndarray:
+    """The model's logits at `NOW`, float64 (users, items), one pair at a time."""
+    with torch.inference_mode():
+        u = trained.model.user_vectors(trained.space.user_inputs(users, NOW)).double()
+        v = trained.model.item_vectors(trained.space.item_inputs(state.items, None, NOW)).double()
+    rows, found = np.arange(len(state.items)), np.zeros((len(u), len(v)))
+    for k, user in enumerate(users):
+        said = state.items.nearby(user).at(rows)
+        found[k] = [float(u[k] @ v[i]) + float(u[k, -NEAR:] @ torch.from_numpy(said[i]).double()) for i in rows]
+    return found
 
 
 def promote(path: Path, trained: Snapshot) -> Champion:

@@ -16,6 +16,7 @@ import numpy as np
 
 from feed.evaluation import metrics
 from feed.features import BatchState, FeatureSpace, Inputs, consumed
+from feed.features.near import Nearby
 from feed.models.pairs import Evidence, Pair
 
 PAUSE_SECONDS = 30 * 60
@@ -25,7 +26,7 @@ FIGURES = ("auc", "ndcg_at_10", "precision_at_50", "recall_at_50", "auc_looked_a
 
 @dataclass(frozen=True)
 class Visits:
-    """q visits at one moment of a catalogue of m items.
+    """q visits at one moment of a catalogue of m items; `near`, of each visit, is what the user's history says of them.
 
     `users` Inputs (q), `items` Inputs (m), `popularity` float64 (m,), `eligible`, `relevant` (positive) and
     `left` (looked at, not positive) bool (q, m).
@@ -38,6 +39,7 @@ class Visits:
     eligible: np.ndarray
     relevant: np.ndarray
     left: np.ndarray
+    near: tuple[Nearby, ...]
 
 
 Score = Callable[[Visits], np.ndarray]
@@ -111,7 +113,9 @@ class VisitCollector:
             (relevant if pair.positive else left)[state.items.row(pair.item_id)] = True
         if (relevant & eligible).any():
             inputs = self._space.user_inputs([user], visit[0].at)
-            self._pending.append(_Visit(visit[0].user_id, inputs, eligible, relevant & eligible, left & eligible))
+            self._pending.append(
+                _Visit(visit[0].user_id, inputs, eligible, relevant & eligible, left & eligible, state.items.nearby(user))
+            )
         if len(self._pending) == GROUP:
             self._close()
 
@@ -137,6 +141,7 @@ class VisitCollector:
                 np.stack([visit.eligible for visit in self._pending]),
                 np.stack([visit.relevant for visit in self._pending]),
                 np.stack([visit.left for visit in self._pending]),
+                tuple(visit.near for visit in self._pending),
             )
         )
         self._pending = []
@@ -149,6 +154,7 @@ class _Visit:
     eligible: np.ndarray
     relevant: np.ndarray
     left: np.ndarray
+    near: Nearby
 
 
 def visits_of(pairs: Sequence[Pair]) -> list[list[Pair]]:

@@ -21,13 +21,15 @@ class Inputs:
     """n users or items.
 
     `numeric` float32 (n, F); `categorical` int64 (n, C), 0 = unknown; per bag `bag_ids` int64 (n, L) and `bag_weights`
-    float32 (n, L), padded with id 0 and weight 0.
+    float32 (n, L), padded with id 0 and weight 0; `segment` int64 (n,): of a user, see
+    `feed.features.space.SEGMENTS`; 0 of an item.
     """
 
     numeric: np.ndarray
     categorical: np.ndarray
     bag_ids: dict[str, np.ndarray]
     bag_weights: dict[str, np.ndarray]
+    segment: np.ndarray
 
     def __len__(self) -> int:
         return len(self.numeric)
@@ -39,6 +41,7 @@ class Inputs:
             self.categorical[rows],
             {name: ids[rows] for name, ids in self.bag_ids.items()},
             {name: weights[rows] for name, weights in self.bag_weights.items()},
+            self.segment[rows],
         )
 
     @classmethod
@@ -50,4 +53,5 @@ class Inputs:
             np.concatenate([part.categorical for part in parts]),
             {name: np.concatenate([part.bag_ids[name] for part in parts]) for name in first.bag_ids},
             {name: np.concatenate([part.bag_weights[name] for part in parts]) for name in first.bag_weights},
+            np.concatenate([part.segment for part in parts]),
         )

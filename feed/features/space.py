@@ -24,7 +24,7 @@ from feed.features.inputs import Inputs, InputSpec
 from feed.features.items import ItemTable
 from feed.features.user import PROFILE, UserState
 
-FORMAT = 2  # raise when the meaning of any feature changes: old weights are then refused
+FORMAT = 3  # raise when the meaning of any feature changes: old weights are then refused
 VOCABULARY_BOUND = 50_000
 ITEM_EVIDENCE = 5  # positives an item needs before it has a row of its own
 VOCABULARY_OF_BAG = {
@@ -33,6 +33,7 @@ VOCABULARY_OF_BAG = {
 }  # fmt: skip
 TAGS_OF_ITEM = 8
 HOUR_ANGLE = 2 * np.pi / 24
+SEGMENTS = (0, 1, 10)  # positives remembered of a user from which on the user is in segment 0, 1, 2
 
 
 class _Definition(Struct, frozen=True):
@@ -148,7 +149,11 @@ class FeatureSpace:
         bag_ids, bag_weights = {}, {}
         for name, vocabulary in VOCABULARY_OF_BAG.items():
             bag_ids[name], bag_weights[name] = _bag([user.bags[name] for user in users], self._index[vocabulary], BAGS[name])
-        return Inputs(_standardised(numeric, definition.user_mean, definition.user_scale), categorical, bag_ids, bag_weights)
+        positives = np.array([len(user.bags["recent"]) for user in users], np.int64)
+        segment = np.searchsorted(SEGMENTS, positives, side="right") - 1
+        return Inputs(
+            _standardised(numeric, definition.user_mean, definition.user_scale), categorical, bag_ids, bag_weights, segment
+        )
 
     def item_inputs(self, table: ItemTable, rows: np.ndarray | None, now: float) -> Inputs:
         """Inputs of the items in these rows (None: all) as of `now`."""
@@ -168,7 +173,7 @@ class FeatureSpace:
         definition = self._definition
         return Inputs(
             _standardised(np.concatenate([numeric, content.numeric], axis=1), definition.item_mean, definition.item_scale),
-            content.categorical, content.bag_ids, content.bag_weights,
+            content.categorical, content.bag_ids, content.bag_weights, content.segment,
         )  # fmt: skip
 
     def _content(self, items: Sequence[Item | ItemFeatures]) -> Inputs:
@@ -191,7 +196,7 @@ class FeatureSpace:
         return Inputs(
             numeric.reshape(len(items), len(extra)),
             np.array(categorical, np.int64).reshape(len(items), len(definition.item_categorical)),
-            {"tags": ids}, {"tags": weights},
+            {"tags": ids}, {"tags": weights}, np.zeros(len(items), np.int64),
         )  # fmt: skip
 
 

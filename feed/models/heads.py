@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from feed.events import Engagement, View, kind
+from feed.features.near import Nearby
 from feed.models.examination import WINDOW_SECONDS
 from feed.models.pairs import CHUNK, SAMPLED, Chunks, Log, Pair
-from feed.models.two_tower import VECTOR, TwoTower
+from feed.models.two_tower import NEAR, WIDTH, TwoTower, scores
 from feed.objective import TASKS
 
 DWELL_SECONDS = 10.0  # looked at for longer: in the simulated world most who clicked, hardly anybody else
@@ -34,15 +35,15 @@ STEPS = 50
 
 
 class Head(NamedTuple):
-    """One task's numbers; `w` float32 (64,)."""
+    """One task's numbers; `w` float32 (66,)."""
 
     a: float
     w: Tensor
     b: float
 
-    def logits(self, users: Tensor, items: Tensor) -> Tensor:
-        """`users` (n, 64) and `items` (m, 64) -> float32 (n, m)."""
-        return (users * (self.a + self.w)) @ items.T + self.b
+    def logits(self, users: Tensor, items: Tensor, near: Sequence[Nearby]) -> Tensor:
+        """`users` (n, 66), `items` (m, 66) and what each history says, as for `scores` -> float32 (n, m)."""
+        return scores(users * (self.a + self.w), items, near) + self.b
 
 
 Heads = Mapping[str, Head]  # by task; a task of which the log knew nothing has none
@@ -68,23 +69,24 @@ def followed(log: Log, pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def products(model: TwoTower, chunks: Chunks) -> np.ndarray:
-    """u * v of each pair of the chunks, in order; float64 (pairs, 64)."""
+    """u * v of each pair of the chunks, in order, co-visitation in its places of v; float64 (pairs, 66)."""
     own = (np.arange(len(chunks))[:, None] * (CHUNK + SAMPLED) + np.arange(CHUNK)).ravel()
     with torch.no_grad():
         u, v = model.user_vectors(chunks.users), model.item_vectors(chunks.items.take(own))
+        v[:, -NEAR:] = torch.from_numpy(chunks.near[:, :, 0].reshape(-1, NEAR)).float()
     return np.asarray((u.double() * v.double()).numpy())
 
 
 def fit(z: np.ndarray, labels: np.ndarray) -> dict[str, Head]:
-    """Heads on rows `z` float64 (n, 64) with what followed, bool (n, tasks); none for a task that always or never did.
+    """Heads on rows `z` float64 (n, 66) with what followed, bool (n, tasks); none for a task that always or never did.
 
     The towers must not have been trained on these rows: of those they know too well what was taken.
     """
     heads = {}
     logit, spread = _spread(z.sum(axis=1)[:, None]), _spread(z)
     columns = np.concatenate([z.sum(axis=1, keepdims=True) / logit, z / spread, np.ones((len(z), 1))], axis=1)
-    middle = np.append(columns[:, :-1].mean(axis=0) if len(z) else np.zeros(1 + VECTOR), 0.0)
-    ridge = np.array([RIDGE_LOGIT, *[RIDGE] * VECTOR, 0.0])
+    middle = np.append(columns[:, :-1].mean(axis=0) if len(z) else np.zeros(1 + WIDTH), 0.0)
+    ridge = np.array([RIDGE_LOGIT, *[RIDGE] * WIDTH, 0.0])
     for k, task in enumerate(TASKS):
         y = labels[:, k].astype(np.float64)
         if len(y) and 0 < y.mean() < 1:
@@ -120,7 +122,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def predicted(head: Head, z: np.ndarray) -> np.ndarray:
-    """The probability of each row of `z` float64 (n, 64); float64 (n,)."""
+    """The probability of each row of `z` float64 (n, 66); float64 (n,)."""
     return sigmoid(z @ (head.a + head.w.double().numpy()) + head.b)
 
 
@@ -128,7 +130,7 @@ def figures(heads: Heads, fitted: np.ndarray, z: np.ndarray, labels: np.ndarray)
     """Of each head on later rows: mean `predicted`, share that `followed`, `log_loss`, and that of the base rate.
 
     The base rate is the share among the `fitted` ones. `fitted`, `labels`: what followed, bool (n, tasks), of the rows it was
-    fitted on and of these, `z` float64 (n, 64), n > 0.
+    fitted on and of these, `z` float64 (n, 66), n > 0.
     """
     found = {}
     for task, head in heads.items():
@@ -163,7 +165,7 @@ def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Head]:
         a, w, b = (tensors.get(f"{task}.{name}") for name in ("a", "w", "b"))
         if a is None or w is None or b is None:
             continue
-        if (a.shape, w.shape, b.shape) != ((1,), (VECTOR,), (1,)):
+        if (a.shape, w.shape, b.shape) != ((1,), (WIDTH,), (1,)):
             raise ValueError(f"head {task!r} has shapes {tuple(a.shape)}, {tuple(w.shape)}, {tuple(b.shape)}")
         found[task] = Head(float(a), w, float(b))
     if strange := sorted(set(tensors) - {f"{task}.{name}" for task in found for name in ("a", "w", "b")}):

@@ -10,6 +10,7 @@ by where it stood, was probably looked at (`feed.models.examination`). It is fro
 was taken of it.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 from feed.catalogue import Item, User
 from feed.events import POSITIVES, Event, Impression, kind
 from feed.features import BatchState, FeatureSpace, Inputs
+from feed.features.near import COLUMNS as NEAR
 from feed.features.space import ITEM_EVIDENCE
 from feed.models import examination
 
@@ -50,13 +52,15 @@ class Chunks:
     """c chunks of p pairs and r sampled items each.
 
     `users`: Inputs of c * p rows; `items`: Inputs of c * (p + r) rows, in each chunk the pairs' own first; `positive`: bool
-    (c, p); `negative`: bool (c, p, r), False where the user did engage with the sampled item.
+    (c, p); `negative`: bool (c, p, r), False where the user did engage with the sampled item; `near`: float16 (c, p, 1 + r, 2),
+    what the user's history says of the pair's own item and of the sampled ones (see `feed.features.near`).
     """
 
     users: Inputs
     items: Inputs
     positive: np.ndarray
     negative: np.ndarray
+    near: np.ndarray
 
     def __len__(self) -> int:
         return len(self.positive)
@@ -120,7 +124,7 @@ class Evidence:
         known = np.array([self._counts.get(item_id, 0) >= ITEM_EVIDENCE for item_id in ids])
         categorical = items.categorical.copy()
         categorical[:, self._column] *= known
-        return Inputs(items.numeric, categorical, items.bag_ids, items.bag_weights)
+        return dataclasses.replace(items, categorical=categorical)
 
 
 class ChunkCollector:
@@ -146,14 +150,19 @@ class ChunkCollector:
         self._users: list[Inputs] = []
         self._items: list[Inputs] = []
         self._negative: list[list[bool]] = []
+        self._near: list[np.ndarray] = []
         self._sampled: list[str] = []
+        self._sampled_rows = np.zeros(0, np.int64)
 
     def look(self, stop: int, state: BatchState) -> None:
         """Freeze the pairs of the event `stop`: none, one, or what was looked at of an impression."""
         for pair, chunk in self._at.get(stop, ()):
             if chunk:
                 self._freeze_items(chunk, state)
-            self._users.append(self._space.user_inputs([state.user(pair.user_id)], pair.at))
+            user = state.user(pair.user_id)
+            self._users.append(self._space.user_inputs([user], pair.at))
+            rows = np.array([state.items.row(pair.item_id), *self._sampled_rows], np.int64)
+            self._near.append(state.items.nearby(user).at(rows).astype(np.float16))
             mine = self._engaged[pair.user_id]
             self._negative.append([item_id not in mine for item_id in self._sampled])
             self._evidence.add(pair)
@@ -162,7 +171,8 @@ class ChunkCollector:
         """All that was frozen; at least one chunk."""
         positive = np.array([pair.positive for pair in self._pairs]).reshape(-1, CHUNK)
         negative = np.array(self._negative, bool).reshape(-1, CHUNK, SAMPLED)
-        return Chunks(Inputs.concat(self._users), Inputs.concat(self._items), positive, negative)
+        near = np.stack(self._near).reshape(-1, CHUNK, 1 + SAMPLED, len(NEAR))
+        return Chunks(Inputs.concat(self._users), Inputs.concat(self._items), positive, negative, near)
 
     def _freeze_items(self, chunk: Sequence[Pair], state: BatchState) -> None:
         table, now = state.items, chunk[0].at
@@ -171,5 +181,5 @@ class ChunkCollector:
         own = [table.row(pair.item_id) for pair in chunk]
         rows = np.concatenate([np.array(own, np.int64), sampled])
         ids = [table.ids[row] for row in rows]
-        self._sampled = ids[CHUNK:]
+        self._sampled, self._sampled_rows = ids[CHUNK:], sampled
         self._items.append(self._evidence.mask(self._space.item_inputs(table, rows, now), ids))

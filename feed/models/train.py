@@ -28,7 +28,7 @@ from torch.nn.functional import softplus
 from feed.features import FeatureSpace
 from feed.models.adam import Adam
 from feed.models.pairs import CHUNK, SAMPLED, Chunks
-from feed.models.two_tower import TwoTower
+from feed.models.two_tower import TwoTower, near_logits
 
 BATCH = 8  # chunks a step
 RATE = 4e-3
@@ -97,8 +97,9 @@ def loss(model: TwoTower, chunks: Chunks, which: np.ndarray) -> Tensor:
     v = model.item_vectors(chunks.items.take((which[:, None] * rows + np.arange(rows)).ravel())).view(len(which), rows, -1)
     positive = torch.from_numpy(chunks.positive[which])
     negative = torch.from_numpy(chunks.negative[which]) & positive[:, :, None]
-    own = (u * v[:, :p]).sum(dim=2)
-    sampled = u @ v[:, p:].transpose(1, 2)
+    near = near_logits(u, torch.from_numpy(chunks.near[which]).float())
+    own = (u * v[:, :p]).sum(dim=2) + near[:, :, 0]
+    sampled = u @ v[:, p:].transpose(1, 2) + near[:, :, 1:]
     taken = (softplus(-own) * positive).sum() + LEFT_WEIGHT * (softplus(own) * ~positive).sum()
     return taken / positive.sum().clamp(min=1) + SAMPLED_WEIGHT * (softplus(sampled) * negative).sum() / negative.sum().clamp(
         min=1

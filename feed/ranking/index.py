@@ -16,7 +16,7 @@ from feed.models.snapshot import Snapshot
 class Index:
     """n items, in the rows of the table they were taken from; items that the table gains later are not in it.
 
-    `ids` and, n each: `vectors` float32 (n, 64); `known` bool, described by the catalogue; `created` float64, seconds since
+    `ids` and, n each: `vectors` float32 (n, 66); `known` bool, described by the catalogue; `created` float64, seconds since
     1970, -inf where unknown; `category` int64, the table's codes; `popularity` float64, decayed positives.
     """
 

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from feed.errors import BadModel
 from feed.features import UserState
+from feed.features.near import Nearby
 from feed.features.user import CATEGORIES
 from feed.models.heads import Heads
 from feed.models.snapshot import Snapshot
+from feed.models.two_tower import scores
 from feed.objective import Objective
 from feed.ranking.index import Index
 
@@ -18,7 +20,7 @@ FRESH_SECONDS = 2 * 86_400.0
 
 
 def user_vectors(snapshot: Snapshot, states: Sequence[UserState], now: float) -> Tensor:
-    """The user tower's vectors, float32 (users, 64). Raises `BadModel` if they are not finite."""
+    """The model's vectors of users, float32 (users, 66). Raises `BadModel` if they are not finite."""
     with torch.inference_mode():
         users = snapshot.model.user_vectors(snapshot.space.user_inputs(states, now))
     if not bool(torch.isfinite(users).all()):
@@ -26,18 +28,18 @@ def user_vectors(snapshot: Snapshot, states: Sequence[UserState], now: float) ->
     return users
 
 
-def two_tower(users: Tensor, items: Tensor) -> np.ndarray:
-    """The model's logits <u, v>, float32 (users, n), of vectors (users, 64) and (n, 64): one matrix product for all."""
+def logits(users: Tensor, items: Tensor, near: Sequence[Nearby]) -> np.ndarray:
+    """The model's logits, float32 (users, n), of vectors (users, 66) and (n, 66) and what each history says of the items."""
     with torch.inference_mode():
-        return np.asarray((users @ items.T).numpy())
+        return np.asarray(scores(users, items, near).numpy())
 
 
-def value(users: Tensor, items: Tensor, heads: Heads, objective: Objective) -> np.ndarray:
-    """sum_k weight_k P_k, float32 (users, n), of vectors (users, 64) and (n, 64); there is a head for each weight."""
+def value(users: Tensor, items: Tensor, near: Sequence[Nearby], heads: Heads, objective: Objective) -> np.ndarray:
+    """sum_k weight_k P_k, float32 (users, n), of what `logits` takes; there is a head for each weight."""
     with torch.inference_mode():
         total = torch.zeros(len(users), len(items))
         for task, weight in objective.weights:
-            total.add_(heads[task].logits(users, items).sigmoid_(), alpha=weight)
+            total.add_(heads[task].logits(users, items, near).sigmoid_(), alpha=weight)
         return np.asarray(total.numpy())
 
 

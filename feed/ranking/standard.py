@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from feed.events import utc
 from feed.features import ItemTable, UserState
@@ -24,7 +23,7 @@ USERS_AT_ONCE = 256  # bounds memory: 256 x 5,000 float32 scores are 5 MB
 @dataclass(frozen=True)
 class Candidates:
     """n candidates of some users: `rows` of the index, `popularity`, `freshness` and `category` (n,), `eligible` and the
-    two-tower's `logits` (users, n).
+    model's `logits` (users, n).
 
     `liking` (users, category codes): by category, because only a feed that is explored spreads it over the candidates.
     `ranked` int64 (users, at most feed size): the best by value, as columns, best first, padded with -1.
@@ -53,10 +52,10 @@ def candidates(snapshot: Snapshot, index: Index, states: Sequence[UserState], no
         & filters.created(index, rows, now)
         & filters.not_consumed(index, rows, states)
     )  # fmt: skip
-    users, items = scorers.user_vectors(snapshot, states, now), index.vectors[torch.from_numpy(rows)]
-    logits, popularity = scorers.two_tower(users, items), scorers.popularity(index, rows)
+    users, near = scorers.user_vectors(snapshot, states, now), [index.table.nearby(state) for state in states]
+    logits, popularity = scorers.logits(users, index.vectors, near)[:, rows], scorers.popularity(index, rows)
     objective = policy.objective.among(snapshot.heads)
-    value = scorers.value(users, items, snapshot.heads, objective) if objective.weights else logits
+    value = scorers.value(users, index.vectors, near, snapshot.heads, objective)[:, rows] if objective.weights else logits
     if policy.popularity_correction:
         value = value - policy.popularity_correction * scorers.log_popularity(popularity)
     return Candidates(
@@ -90,7 +89,7 @@ def proposals(user: int, of: Candidates) -> tuple[np.ndarray, np.ndarray]:
 class Ranking:
     """What the model alone would show: its best items of each user, best first, whatever the user's arm.
 
-    `rows` int64 (users, k): rows of the item table, padded with -1; `scores` float64 (users, k): sigmoid(user . item), NaN
+    `rows` int64 (users, k): rows of the item table, padded with -1; `scores` float64 (users, k): sigmoid(logit), NaN
     where padded.
     """
 

@@ -5,9 +5,11 @@ from sklearn.metrics import log_loss
 
 from feed.catalogue import Item, User
 from feed.events import Click, Comment, Hide, Impression, Like, Share, Shown, View, utc
+from feed.features.near import Nearby
 from feed.models import heads
 from feed.models.heads import Head
 from feed.models.pairs import Log, pairs_of
+from feed.models.two_tower import NEAR, WIDTH
 from feed.objective import TASKS
 
 START = 1_700_000_000.0
@@ -16,7 +18,7 @@ CLICK, COMMENT, HIDE = TASKS.index("click"), TASKS.index("comment"), TASKS.index
 
 def rows(n, seed=0):
     """u * v of n rows, as wide as a trained model's."""
-    return np.random.default_rng(seed).normal(0, 0.15, (n, 64))
+    return np.random.default_rng(seed).normal(0, 0.15, (n, WIDTH))
 
 
 def chances(z, a, w, b):
@@ -31,7 +33,7 @@ def followed(seed, **p):
 
 
 def test_a_head_is_calibrated_on_rows_it_has_not_seen_and_beats_the_base_rate():
-    z, later, w = rows(20_000), rows(20_000, 1), np.zeros(64)
+    z, later, w = rows(20_000), rows(20_000, 1), np.zeros(WIDTH)
     w[:4] = 2.0
     found = heads.fit(z, followed(2, click=chances(z, 0.8, w, -1.5), comment=chances(z, 0.8, 0 * w, -4.5)))
     labels = followed(3, click=chances(later, 0.8, w, -1.5), comment=chances(later, 0.8, 0 * w, -4.5))
@@ -48,7 +50,7 @@ def test_a_head_is_calibrated_on_rows_it_has_not_seen_and_beats_the_base_rate():
 
 def test_the_penalised_likelihood_has_no_slope_at_what_was_found():
     z = rows(500)
-    y = followed(1, click=chances(z, 1.0, np.zeros(64), -1.0))
+    y = followed(1, click=chances(z, 1.0, np.zeros(WIDTH), -1.0))
     head = heads.fit(z, y)["click"]
     a, w, b = torch.tensor(head.a), head.w.clone(), torch.tensor(head.b)
     for t in (a, w, b):
@@ -65,7 +67,7 @@ def test_the_penalised_likelihood_has_no_slope_at_what_was_found():
 
 @pytest.mark.parametrize("mean", [2.0, -2.0])
 def test_logits_that_hardly_differ_leave_the_base_rate(mean):
-    z = np.random.default_rng(4).normal(mean / 64, 0.01 / 8, (4_000, 64))
+    z = np.random.default_rng(4).normal(mean / WIDTH, 0.01 / 8, (4_000, WIDTH))
     labels = followed(5, click=np.full(4_000, 0.18), hide=np.full(4_000, 0.009))
     for task, head in heads.fit(z, labels).items():
         share = labels[:, TASKS.index(task)].mean()
@@ -73,7 +75,7 @@ def test_logits_that_hardly_differ_leave_the_base_rate(mean):
 
 
 def test_the_fewer_events_the_nearer_a_head_is_to_the_logit_and_then_to_its_base_rate():
-    z, w = rows(20_000), np.zeros(64)
+    z, w = rows(20_000), np.zeros(WIDTH)
     w[:4] = 2.0
     norms, events, spread = [], [], []
     for b in (-1.0, -3.0, -5.0, -8.0):
@@ -101,10 +103,17 @@ def test_what_always_or_never_follows_has_no_head():
 
 def test_a_head_sees_the_same_in_vectors_of_many_users_and_items_as_in_their_products():
     torch.manual_seed(0)
-    u, v = torch.randn(3, 64), torch.randn(5, 64)
-    head = Head(0.7, torch.randn(64), -1.0)
-    z = (u[:, None] * v[None]).double().numpy().reshape(15, 64)
-    np.testing.assert_allclose(head.logits(u, v).sigmoid().numpy().ravel(), heads.predicted(head, z), rtol=1e-4, atol=1e-6)
+    u, v = torch.randn(3, WIDTH), torch.randn(5, WIDTH)
+    head = Head(0.7, torch.randn(WIDTH), -1.0)
+    v[:, -NEAR:] = 0
+    near = np.random.default_rng(0).random((3, 5, NEAR)).astype(np.float32)
+    pairs = v.expand(3, 5, WIDTH).clone()
+    pairs[..., -NEAR:] = torch.from_numpy(near)
+    z = (u[:, None] * pairs).double().numpy().reshape(15, WIDTH)
+    said = [Nearby(np.arange(5), of_user) for of_user in near]
+    np.testing.assert_allclose(
+        head.logits(u, v, said).sigmoid().numpy().ravel(), heads.predicted(head, z), rtol=1e-4, atol=1e-6
+    )
 
 
 def event(kind, at, item, **more):
@@ -132,7 +141,7 @@ def test_what_followed_is_what_was_done_within_half_an_hour_of_the_first_look():
 
 def test_heads_are_the_same_after_a_journey_as_tensors_and_others_are_refused_by_name():
     torch.manual_seed(0)
-    found = {"hide": Head(-0.5, torch.randn(64), -3.0), "click": Head(0.5, torch.randn(64), 1.0)}
+    found = {"hide": Head(-0.5, torch.randn(WIDTH), -3.0), "click": Head(0.5, torch.randn(WIDTH), 1.0)}
     tensors = heads.to_tensors(found)
     again = heads.from_tensors(tensors)
     assert list(again) == ["click", "hide"]

@@ -115,7 +115,7 @@ def world():
         for step in range(60)
         for user in range(18)
         if (step + user) % 3 == 0
-        for kind, after in ((View, 10), (Like, 30))
+        for kind, after in ((View, 10), (Like, 10.5))
     ]
     return Log(items, [], sorted(events, key=lambda e: e.at))
 
@@ -157,6 +157,21 @@ def test_a_pairs_user_is_frozen_as_just_before_the_first_engagement(space, world
     assert equal(chunks.users.take(np.array([200])), expected)
 
 
+def test_what_a_history_says_is_frozen_as_just_before_the_first_engagement(space, world):
+    pairs, chunks = pairs_of(world), freeze(space, world)
+    k = int(np.flatnonzero(chunks.near[:, :, 0].any(axis=2).ravel())[-1])
+    for _, state in replay(world, [pairs[k].event]):
+        said = state.items.nearby(state.user(pairs[k].user_id))
+        own = said.at(np.array([state.items.row(pairs[k].item_id)]))[0]
+    np.testing.assert_allclose(chunks.near[k // CHUNK, k % CHUNK, 0], own, rtol=1e-3)
+    sampled = item_rows(space, chunks.items).reshape(len(chunks), CHUNK + SAMPLED)[k // CHUNK, CHUNK:]
+    ids = sorted(item.item_id for item in world.items)
+    of_known = [(j, state.items.row(ids[row - 1])) for j, row in enumerate(sampled) if row]
+    assert of_known
+    for j, row in of_known:
+        np.testing.assert_allclose(chunks.near[k // CHUNK, k % CHUNK, 1 + j], said.at(np.array([row]))[0], rtol=1e-3)
+
+
 def test_what_comes_later_changes_nothing_that_was_frozen(space, world):
     n = 4
     cut = Log(world.items, world.users, world.events[: pairs_of(world)[n * CHUNK].event])
@@ -164,6 +179,7 @@ def test_what_comes_later_changes_nothing_that_was_frozen(space, world):
     assert equal(whole.users.take(np.arange(n * CHUNK)), part.users.take(np.arange(n * CHUNK)))
     rows = np.arange(n * (CHUNK + SAMPLED))
     assert np.array_equal(whole.items.take(rows).numeric, part.items.take(rows).numeric)
+    assert np.array_equal(whole.near[:n], part.near)
 
 
 def test_sampled_items_exist_and_are_no_negatives_of_a_user_who_engages_with_them(space, world):

@@ -9,7 +9,7 @@ from feed.errors import BadModel
 from feed.features import FeatureSpace, ItemTable, new_user
 from feed.models import snapshot
 from feed.models.heads import Head
-from feed.models.two_tower import TwoTower
+from feed.models.two_tower import WIDTH, TwoTower
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ def test_what_is_loaded_scores_exactly_as_what_was_saved(saved, table):
     loaded = snapshot.load(path)
     items = space.item_inputs(table, None, 1e9)
     users = space.user_inputs([new_user("u3")] * len(table), 1e9)
-    assert torch.equal(loaded.model(users, loaded.space.item_inputs(table, None, 1e9)), model(users, items))
+    assert torch.equal(loaded.model.user_vectors(users), model.user_vectors(users))
+    assert torch.equal(loaded.model.item_vectors(loaded.space.item_inputs(table, None, 1e9)), model.item_vectors(items))
     assert not loaded.model.training
     assert loaded.manifest["trained_on"] == {"positives": 16}
     assert loaded.manifest["fingerprint"] == space.fingerprint
@@ -49,12 +50,12 @@ def test_heads_travel_with_the_version_and_one_without_them_has_none(saved):
     path, model, space = saved
     assert snapshot.load(path).heads == {}
     assert not (path / snapshot.HEADS).exists()
-    heads = {"click": Head(0.5, torch.arange(64.0), -1.0), "hide": Head(-0.5, torch.ones(64), -4.0)}
+    heads = {"click": Head(0.5, torch.arange(float(WIDTH)), -1.0), "hide": Head(-0.5, torch.ones(WIDTH), -4.0)}
     snapshot.save(path, model, space, {}, heads=heads)
     loaded = snapshot.load(path).heads
     assert list(loaded) == ["click", "hide"]
     assert (loaded["hide"].a, loaded["hide"].b) == (-0.5, -4.0)
-    assert torch.equal(loaded["click"].w, torch.arange(64.0))
+    assert torch.equal(loaded["click"].w, torch.arange(float(WIDTH)))
     (path / snapshot.HEADS).unlink()
     with pytest.raises(BadModel, match=r"heads\.safetensors cannot be read"):
         snapshot.load(path)
@@ -65,7 +66,7 @@ def test_heads_of_another_shape_or_without_numbers_are_refused(saved):
     snapshot.save(path, model, space, {}, heads={"click": Head(0.5, torch.zeros(3), -1.0)})
     with pytest.raises(BadModel, match=r"heads\.safetensors does not fit this code's heads: head 'click' has shapes"):
         snapshot.load(path)
-    snapshot.save(path, model, space, {}, heads={"click": Head(float("nan"), torch.zeros(64), -1.0)})
+    snapshot.save(path, model, space, {}, heads={"click": Head(float("nan"), torch.zeros(WIDTH), -1.0)})
     with pytest.raises(BadModel, match=r"not finite \(click\.a\)"):
         snapshot.load(path).require_finite()
 

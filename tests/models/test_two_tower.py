@@ -3,14 +3,15 @@ import pytest
 import torch
 
 from feed.features import Inputs, InputSpec
-from feed.models.two_tower import VECTOR, TwoTower
+from feed.features.near import Nearby
+from feed.models.two_tower import NEAR, WIDTH, TwoTower, near_logits, scores
 
 USERS = InputSpec(("age",), (("country", "user.country"),), (("categories", "category"), ("tags", "tag"), ("recent", "item")))
 ITEMS = InputSpec(("clicks", "fresh"), (("category", "category"), ("item", "item")), (("tags", "tag"),))
 SIZES = {"user.country": 4, "category": 6, "item": 50, "tag": 9}
 
 
-def users(categories, weights=None):
+def users(categories, weights=None, segment=0):
     n = len(categories)
     ids = np.asarray(categories, np.int64).reshape(n, -1)
     weights = np.ones_like(ids, np.float32) if weights is None else np.asarray(weights, np.float32).reshape(n, -1)
@@ -20,6 +21,7 @@ def users(categories, weights=None):
         np.zeros((n, 1), np.int64),
         {"categories": ids, "tags": none, "recent": none},
         {"categories": weights, "tags": none.astype(np.float32), "recent": none.astype(np.float32)},
+        np.full(n, segment),
     )
 
 
@@ -31,7 +33,13 @@ def items(categories, ids=None):
         np.stack([np.asarray(categories), ids], axis=1).astype(np.int64),
         {"tags": np.zeros((n, 2), np.int64)},
         {"tags": np.zeros((n, 2), np.float32)},
+        np.zeros(n, np.int64),
     )
+
+
+def logits(model, u, v):
+    """Row by row, where co-visitation says nothing."""
+    return (model.user_vectors(u) * model.item_vectors(v)).sum(dim=1)
 
 
 @pytest.fixture
@@ -40,10 +48,22 @@ def model():
     return TwoTower(USERS, ITEMS, SIZES).eval()
 
 
-def test_the_logit_is_the_dot_product_of_vectors_of_64(model):
-    u, v = users([[1], [2], [3]]), items([1, 2, 3], [7, 8, 9])
-    assert model.user_vectors(u).shape == model.item_vectors(v).shape == (3, VECTOR)
-    assert torch.allclose(model(u, v), torch.einsum("nd,nd->n", model.user_vectors(u), model.item_vectors(v)))
+def test_the_logit_is_a_dot_product_and_what_the_history_says_weighed_by_segment(model):
+    u = model.user_vectors(users([[1], [2], [3]], segment=2))
+    v = model.item_vectors(items([1, 2, 3, 4], [7, 8, 9, 1]))
+    assert (u.shape, v.shape) == ((3, WIDTH), (4, WIDTH))
+    said = Nearby(np.array([0, 2, 9]), np.array([[1.0, 0.5], [0.2, 0.0], [5.0, 5.0]], np.float32))  # 9: an item that came later
+    with torch.no_grad():
+        assert torch.equal(scores(u, v, [said] * 3), u @ v.T)  # nothing was learned of co-visitation yet
+        model.mix[0], model.mix[3] = torch.tensor([0.4, 0.0]), torch.tensor([0.1, -0.2])
+        u = model.user_vectors(users([[1], [2], [3]], segment=2))
+        together, following = u[0, -NEAR:].tolist()
+        assert together / following == pytest.approx(0.5 / -0.2)
+        more = scores(u, v, [said] * 3) - u @ v.T
+        np.testing.assert_allclose(more[1], [together + 0.5 * following, 0, 0.2 * together, 0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(near_logits(u, torch.from_numpy(said.at(np.arange(4))).expand(3, 4, 2)), more, atol=1e-6)
+        elsewhere = model.user_vectors(users([[1], [2], [3]], segment=1))
+        assert elsewhere[0, -NEAR:].tolist() == pytest.approx([together * 0.4 / 0.5, 0.0])
 
 
 def test_padding_of_a_bag_changes_nothing(model):
@@ -69,7 +89,7 @@ def train(model, draw, steps=150):
     model.train()
     for _ in range(steps):
         u, v, labels = draw()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(u, v), torch.from_numpy(labels))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits(model, u, v), torch.from_numpy(labels))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -84,7 +104,7 @@ def test_an_unseen_item_is_scored_by_its_content(model):
         return users(liked[:, None]), items(category, rng.integers(1, 40, 256)), (liked == category).astype(np.float32)
 
     train(model, draw)
-    scores = torch.sigmoid(model(users([[1], [1], [3], [3]]), items([1, 2, 3, 2]))).tolist()  # item row 0: never seen
+    scores = torch.sigmoid(logits(model, users([[1], [1], [3], [3]]), items([1, 2, 3, 2]))).tolist()  # item row 0: never seen
     assert min(scores[0], scores[2]) > 0.8 > 0.2 > max(scores[1], scores[3])
 
 
@@ -101,5 +121,5 @@ def test_the_row_of_unknown_items_is_trained_though_no_example_names_it(model):
     after = model.state_dict()[table]
     assert not torch.equal(after[0], before[table][0])
     assert torch.equal(after[45], before[table][45]), "an id that never occurs stays as it was drawn"
-    known = torch.sigmoid(model(users([[1], [1]]), items([1, 1], [1, 2])))
-    assert known[1] < torch.sigmoid(model(users([[1]]), items([1])))[0] < known[0], "unknown lies between good and bad"
+    known = torch.sigmoid(logits(model, users([[1], [1]]), items([1, 1], [1, 2])))
+    assert known[1] < torch.sigmoid(logits(model, users([[1]]), items([1])))[0] < known[0], "unknown lies between good and bad"

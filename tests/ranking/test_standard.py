@@ -13,7 +13,7 @@ from feed.features import consumed, new_user, update_user
 from feed.ranking.arms import Policy, arm_of
 from feed.ranking.index import Index
 from feed.ranking.standard import Ranker, candidates, proposals
-from tests.small import DAY, NOW, click, item, snapshot, world
+from tests.small import DAY, NOW, click, item, logits, snapshot, world
 
 EVEN = Policy(feed_size=20, popular_share=1 / 3, random_share=1 / 3)  # all arms among few users
 
@@ -149,12 +149,10 @@ def test_scores_are_the_models_in_every_arm():
     state = world()
     model = snapshot(state)
     states = list(state.users.values())
-    users = model.space.user_inputs(states, NOW)
-    for u, feed in enumerate(ranker(state, model=model).rank(states, NOW)):
-        rows = np.array([state.items.row(i) for i in ids(feed)])
-        with torch.inference_mode():
-            logits = model.model(users.take(np.full(len(rows), u)), model.space.item_inputs(state.items, rows, NOW))
-        np.testing.assert_allclose([i.score for i in feed.items], torch.sigmoid(logits).numpy(), rtol=1e-4)
+    expected = 1 / (1 + np.exp(-logits(model, state, states)))
+    for of_user, feed in zip(expected, ranker(state, model=model).rank(states, NOW), strict=True):
+        rows = [state.items.row(i) for i in ids(feed)]
+        np.testing.assert_allclose([i.score for i in feed.items], of_user[rows], rtol=1e-4)
 
 
 def test_the_same_inputs_give_the_same_feed_and_another_position_another_draw():

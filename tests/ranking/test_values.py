@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from feed.models.heads import Head
+from feed.models.two_tower import NEAR, WIDTH
 from feed.objective import Objective
 from feed.ranking.arms import Policy
 from feed.ranking.index import Index
@@ -21,7 +22,7 @@ MODEL = snapshot(STATE)
 
 def head(a, b, seed):
     torch.manual_seed(seed)
-    return Head(a, 0.5 * torch.randn(64), b)
+    return Head(a, 0.5 * torch.randn(WIDTH), b)
 
 
 HEADS = {"click": head(0.5, -1.5, 1), "like": head(0.4, -2.5, 2), "hide": head(-0.4, -3.0, 3)}
@@ -56,8 +57,11 @@ def test_with_a_table_a_feed_stands_in_the_order_of_the_weighted_chances():
     with torch.inference_mode():
         u = MODEL.model.user_vectors(MODEL.space.user_inputs(STATES, NOW)).double().numpy()
         v = MODEL.model.item_vectors(MODEL.space.item_inputs(STATE.items, None, NOW)).double().numpy()
+    pairs = np.repeat(v[None], len(u), axis=0)
+    pairs[..., -NEAR:] = [STATE.items.nearby(state).at(np.arange(len(v))) for state in STATES]
+    assert pairs[..., -NEAR:].any()
     chance = {
-        task: 1 / (1 + np.exp(-(head.a * (u @ v.T) + np.einsum("ud,id,d->ui", u, v, head.w.numpy()) + head.b)))
+        task: 1 / (1 + np.exp(-(np.einsum("ud,uid,d->ui", u, pairs, head.a + head.w.numpy()) + head.b)))
         for task, head in HEADS.items()
     }
     value = chance["click"] + 2 * chance["like"] - 10 * chance["hide"]
@@ -70,7 +74,7 @@ def test_with_a_table_a_feed_stands_in_the_order_of_the_weighted_chances():
     assert ids(made) != ids(with_table(""))
 
 
-def test_the_score_of_an_item_stays_the_two_towers_whatever_it_is_ranked_by():
+def test_the_score_of_an_item_stays_the_models_whatever_it_is_ranked_by():
     scores = [{i.item_id: i.score for i in feed.items} for feed in with_table("").rank(STATES, NOW)]
     for before, feed in zip(scores, with_table("hide=-1", dial=0.5).rank(STATES, NOW), strict=True):
         for item in feed.items:
@@ -89,7 +93,7 @@ def test_to_raise_a_weight_raises_what_it_is_about():
         with torch.inference_mode():
             u = MODEL.model.user_vectors(MODEL.space.user_inputs(STATES, NOW))
             v = MODEL.model.item_vectors(MODEL.space.item_inputs(STATE.items, None, NOW))
-            p = HEADS[task].logits(u, v).sigmoid().numpy()
+            p = HEADS[task].logits(u, v, [STATE.items.nearby(state) for state in STATES]).sigmoid().numpy()
         rows = with_table(table).model_ranking(STATES, NOW).rows
         return np.take_along_axis(p, rows, axis=1).mean()
 
