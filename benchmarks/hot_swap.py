@@ -40,7 +40,7 @@ from feed.io import kafka
 from feed.io.feeds import FeedStore
 from feed.io.redis import Change, FeatureStore, connect
 from feed.models import snapshot as snapshots
-from feed.models.two_tower import TwoTower
+from feed.models.two_tower import TwoTower, scores
 from feed.ranking.types import Feed
 from feed.registry import Registry
 from feed.wire import Position
@@ -72,13 +72,14 @@ class Truth:
     def __init__(self, registry: Registry, versions: list[str], features: FeatureStore) -> None:
         table, ids = features.load_items(), [str(u) for u in range(USERS)]
         states, now = [state for state in features.users(ids) if state is not None], features.now()
+        near = [table.nearby(state) for state in states]
         self._versions, self._items, self._scores = versions, {i: k for k, i in enumerate(table.ids)}, {}
         for version in versions:
             loaded = snapshots.load(registry.folder(version))
             with torch.inference_mode():
                 users = loaded.model.user_vectors(loaded.space.user_inputs(states, now))
                 items = loaded.model.item_vectors(loaded.space.item_inputs(table, None, now))
-                self._scores[version] = torch.sigmoid((users @ items.T).double()).numpy()
+                self._scores[version] = torch.sigmoid(scores(users, items, near).double()).numpy()
 
     def holds(self, feed: Feed, order: list[str] | None) -> bool:
         """Whether the feed is of one version, the one whose turn it is; `order`: the sorted set's, if it was read."""

@@ -34,6 +34,7 @@ from feed.learning.learner import Learner
 from feed.models import heads
 from feed.models.heads import DWELL_SECONDS
 from feed.models.snapshot import Snapshot
+from feed.models.two_tower import NEAR
 from feed.objective import TASKS, Objective
 from feed.ranking.types import LEARNED
 from producers.audience import TOP
@@ -114,7 +115,9 @@ def judged(of: Snapshot, examples: Sequence[Example]) -> dict[str, dict[str, flo
     for example in examples:
         if rows := [row for row in example.rows if row.labels]:
             u = of.model.user_vectors(of.space.frozen_users([example.user]))
-            z.append((u * of.model.item_vectors(of.space.frozen_items([row.item for row in rows]))).double().numpy())
+            v = of.model.item_vectors(of.space.frozen_items([row.item for row in rows]))
+            v[:, -NEAR:] = torch.tensor([row.near for row in rows])
+            z.append((u * v).double().numpy())
             labels += [
                 [row.dwell_ms > 1000 * DWELL_SECONDS if task == "dwell" else task in row.labels for task in TASKS]
                 for row in rows

@@ -20,11 +20,12 @@ from rich.table import Table
 from torch.nn.functional import cross_entropy
 
 from benchmarks.loop import Loop, seeded, start
-from feed.examples import Example
+from feed.examples import Example, Row
+from feed.features.frozen import UserFeatures, nearby
 from feed.models.adam import Adam
 from feed.models.snapshot import Snapshot
 from feed.models.train import RATE, train
-from feed.models.two_tower import TwoTower
+from feed.models.two_tower import TwoTower, near_logits
 from feed.ranking.arms import Policy
 from feed.trial import Comparison, LastSeen, Scorer, Verdict, judge, level
 from offline import bootstrap
@@ -58,9 +59,9 @@ class Bad:
 class Shifted(Scorer):
     """The same model with its intercept one logit higher."""
 
-    def logits(self, examples, items, owner):  # noqa: ANN001, ANN201
+    def logits(self, examples, rows, owner):  # noqa: ANN001, ANN201
         """As `Scorer.logits`."""
-        return super().logits(examples, items, owner) + 1.0
+        return super().logits(examples, rows, owner) + 1.0
 
     def catalogue(self, examples, catalogue):  # noqa: ANN001, ANN201
         """As `Scorer.catalogue`."""
@@ -110,15 +111,25 @@ def in_batch_softmax(champion: Snapshot, past: Sequence[Example], seed: int) -> 
     """The champion, trained on by a softmax over each batch's own positives: no correction for popularity, no replay."""
     torch.manual_seed(seed)
     model = copy.deepcopy(champion.model).train()
-    taken = [(example.user, row.item) for example in past for row in example.rows if row.positive]
+    taken = [(example.user, row) for example in past for row in example.rows if row.positive]
     optimiser = Adam(model.parameters())
     for start_of in list(range(0, len(taken) - BATCH, BATCH)) * PASSES:
         batch = taken[start_of : start_of + BATCH]
         users = model.user_vectors(champion.space.frozen_users([user for user, _ in batch]))
-        items = model.item_vectors(champion.space.frozen_items([item for _, item in batch]))
-        cross_entropy(users @ items.T, torch.arange(BATCH)).backward()
+        items = model.item_vectors(champion.space.frozen_items([row.item for _, row in batch]))
+        cross_entropy(users @ items.T + near_logits(users, near_of(batch)), torch.arange(BATCH)).backward()
         optimiser.step(RATE)
     return replace(champion, model=model.eval())
+
+
+def near_of(batch: Sequence[tuple[UserFeatures, Row]]) -> torch.Tensor:
+    """float32 (n, n, 2): what each user's history says of each one's item."""
+    place = {row.item.item_id: k for k, (_, row) in enumerate(batch)}
+    places = np.array([place[row.item.item_id] for _, row in batch])
+    near = np.stack([nearby(user.near, place).at(places) for user, _ in batch])
+    for k, (_, row) in enumerate(batch):
+        near[k, places == places[k]] = row.near
+    return torch.from_numpy(near)
 
 
 def challengers(champion: Snapshot, past: Sequence[Example], data: Path) -> list[Bad]:

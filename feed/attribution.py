@@ -185,11 +185,14 @@ class Attribution:
         before: float,
         organic: bool = False,
     ) -> Window:
-        example = Example(
-            source=self._source, sequence=0, example_id=request, at=event.at, user=freeze_user(state, event.at),
-            rows=tuple(rows), arm=event.arm, model_version=event.model_version, context=event.context, organic=organic,
-        )  # fmt: skip
         items = tuple(row.item.item_id for row in rows)
+        nearest, near = self._items.near(state, items)
+        example = Example(
+            source=self._source, sequence=0, example_id=request, at=event.at,
+            user=msgspec.structs.replace(freeze_user(state, event.at), near=nearest),
+            rows=tuple(msgspec.structs.replace(row, near=of) for row, of in zip(rows, near, strict=True)),
+            arm=event.arm, model_version=event.model_version, context=event.context, organic=organic,
+        )  # fmt: skip
         until = max(event.at, before) + self._seconds
         window = Window(request, event.at, until, items, Raw(msgspec.json.encode(example)), organic)
         pending.windows.append(window)

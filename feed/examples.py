@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from feed.errors import Unreadable
 from feed.events import POSITIVES, Context
-from feed.features.frozen import BAGS, ItemFeatures, UserFeatures
+from feed.features.frozen import BAGS, NEAREST, UNSAID, ItemFeatures, UserFeatures
 from feed.features.items import NUMERIC as ITEM_NUMERIC
 from feed.features.user import NUMERIC as USER_NUMERIC
 
@@ -25,7 +25,8 @@ class Row(Struct, frozen=True, omit_defaults=True):
     """One item of an example.
 
     `item` as it was when shown; `position` (0 = top), `score`, `propensity` and `source` as the impression told them (None in
-    an organic example); `labels`: how often each kind of engagement followed; `dwell_ms`: of all its views together.
+    an organic example); `labels`: how often each kind of engagement followed; `dwell_ms`: of all its views together; `near`:
+    what the user's history said of the item (see `feed.features.near`), which `UserFeatures.near` has of few items only.
     """
 
     item: ItemFeatures
@@ -35,6 +36,7 @@ class Row(Struct, frozen=True, omit_defaults=True):
     source: str | None = None
     labels: dict[str, int] = {}
     dwell_ms: int = 0
+    near: tuple[float, float] = UNSAID
 
     @property
     def positive(self) -> bool:
@@ -120,6 +122,8 @@ def _unfit(example: Example) -> str | None:
         return f"its user has {len(user.numeric)} numbers, not {len(USER_NUMERIC)}"
     if not all(name in user.bags and len(user.bags[name]) <= length for name, length in BAGS.items()):
         return f"its user's bags are not {BAGS}"
+    if len(user.near) > NEAREST:
+        return f"its user is near {len(user.near)} items, more than {NEAREST}"
     if hour is not None and not isinstance(hour, int | float):
         return f"hour={hour!r} is no hour"
     for row in rows:

@@ -2,14 +2,16 @@
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from feed.attribution import WINDOWS, Attribution, Marks
 from feed.catalogue import Item
 from feed.events import ENGAGEMENTS, Click, Context, Impression, Like, Shown, View, utc
-from feed.features import BatchState, FrozenItems, freeze_user
+from feed.features import BatchState, FrozenItems, freeze_user, frozen
 
 START, MINUTE, SECONDS = 1.7e9, 60.0, 1800.0
 ITEMS = [Item(item_id=i, category=f"c{i % 3}", created_at=utc(START - 1e6)) for i in range(30)]
@@ -80,12 +82,49 @@ def test_an_impression_becomes_one_example_with_what_followed():
 def test_features_are_those_before_the_impression_whatever_followed():
     partition = Partition()
     partition.batch(act(Like, 7, -9000, request=None))
-    before = freeze_user(partition.state.user("1"), START)
+    before = replace(freeze_user(partition.state.user("1"), START), near=())
     partition.batch(impression(), act(Click, 1))
     partition.batch(act(Like, 2, 8.0))
     (example,) = [e for e in mine(partition.wait()) if not e.organic]
     assert example.user == before
     assert example.rows[0].item.numeric[2] == 0.0  # no engagement yet
+
+
+def gone_together() -> Partition:
+    """Others took 7 before 4, 5 and 6, 5 twice as often, and 4 and 6 equally."""
+    partition = Partition()
+    for user, then in enumerate((4, 5, 5, 6)):
+        for at, item in enumerate((7, then)):
+            partition.batch(act(Like, item, -9000.0 + at, request=None, user=f"other{user}"))
+    return partition
+
+
+@pytest.mark.parametrize("most", [1, 2, 64])
+def test_what_the_history_says_is_frozen_as_of_the_impression_of_each_row_and_of_the_most_by_id(most, monkeypatch):
+    monkeypatch.setattr(frozen, "NEAREST", most)
+    partition = gone_together()
+    partition.batch(act(Like, 7, -60.0, request=None))
+    said = partition.state.items.nearby(partition.state.user("1"))
+    partition.batch(impression(items=(6, 1, 5)), act(Click, 5, 3.0))
+    partition.batch(act(Like, 5, 4.0, request=None), act(Like, 8, 5.0, request=None))
+    (example,) = [e for e in mine(partition.wait()) if not e.organic and e.user.user_id == "1"]
+    expected = said.at(np.array([partition.state.items.row(str(k)) for k in (6, 1, 5, 4)]))
+    assert expected[2].min() > expected[0].min() > 0
+    np.testing.assert_allclose([row.near for row in example.rows], expected[:3], atol=1e-4)
+    assert [item_id for item_id, *_ in example.user.near] == ["5", "4", "6"][:most]
+    np.testing.assert_allclose([values for _, *values in example.user.near], expected[[2, 3, 0]][:most], atol=1e-4)
+
+
+def test_the_rows_of_an_organic_example_have_what_the_history_says_too_also_the_drawn_ones():
+    partition = gone_together()
+    partition.batch(act(Like, 7, -60.0, request=None))
+    said = partition.state.items.nearby(partition.state.user("1"))
+    for item in range(8, 20):  # of so many examples some draw 4, 5 or 6
+        partition.batch(act(View, item, float(item), request=None))
+    rows = [row for e in mine(partition.wait()) if e.user.user_id == "1" and e.user.near for row in e.rows]
+    expected = said.at(np.array([partition.state.items.row(row.item.item_id) for row in rows]))
+    assert (expected > 0).any()
+    np.testing.assert_allclose([row.near for row in rows], expected, atol=1e-4)
 
 
 def test_a_duplicate_impression_makes_no_second_example_before_or_after_its_window_has_closed():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
@@ -9,7 +10,7 @@ from structlog.testing import capture_logs
 from feed import wire
 from feed.errors import Unreadable
 from feed.examples import Example, decode_record, record_or_none
-from feed.features.frozen import BAGS
+from feed.features.frozen import BAGS, NEAREST
 from feed.learning.loss import prepare
 from tests.learning import taught
 
@@ -31,6 +32,7 @@ ODD = {
     "its user has 1 numbers": of_user(numeric=(0.0,)),
     "bags": of_user(bags={}),
     f"'recent': {BAGS['recent']}": of_user(bags={**GOOD.user.bags, "recent": (("a", 1.0),) * (BAGS["recent"] + 1)}),
+    f"more than {NEAREST}": of_user(near=tuple((str(k), 1.0, 0.5) for k in range(NEAREST + 1))),
     "hour='noon'": of_user(context={"hour": "noon"}),
     "has 0 numbers": of_first(item=replace(FIRST.item, numeric=())),
     "propensity 0.0": of_first(propensity=0.0),
@@ -47,6 +49,13 @@ def test_an_example_that_no_model_could_read_is_passed_over_and_told_with_its_of
     assert why in line["reason"]
     with pytest.raises(Unreadable, match="example 'e1' of source 0"):
         decode_record(value)
+
+
+def test_an_example_of_before_there_was_co_visitation_can_be_read():
+    written = msgspec.to_builtins(GOOD)
+    del written["user"]["near"]
+    assert all("near" not in row for row in written["rows"])
+    assert decode_record(wire.encode(written)) == GOOD
 
 
 @pytest.mark.parametrize(

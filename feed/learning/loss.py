@@ -24,16 +24,18 @@ from torch.nn.functional import softplus
 
 from feed.examples import Example
 from feed.features import FeatureSpace, Inputs
-from feed.features.frozen import ItemFeatures
+from feed.features.frozen import ItemFeatures, NearItem, nearby
+from feed.features.near import COLUMNS as NEAR
 from feed.models.train import LEFT_WEIGHT
-from feed.models.two_tower import TwoTower
+from feed.models.two_tower import TwoTower, near_logits
 
 SAMPLED_WEIGHT = 1.0
 
 
 class Prepared(NamedTuple):
     """An example of k rows as model inputs: `user` (1 row), `items` (k rows), and per row, bool (k,): taken; looked at and
-    left; drawn by chance. `met`: ids of items that are no negatives of this user.
+    left; drawn by chance. `met`: ids of items that are no negatives of this user. `near` float32 (k, 2): what the user's
+    history says of the rows; `nearest`: of other items, as in `UserFeatures.near`.
     """
 
     user: Inputs
@@ -42,13 +44,16 @@ class Prepared(NamedTuple):
     left: np.ndarray
     drawn: np.ndarray
     met: Collection[str]
+    near: np.ndarray
+    nearest: Sequence[NearItem]
 
 
 class Rows(NamedTuple):
     """n examples of R rows in all, and s drawn items.
 
     `users`: n rows; `items`: R + s rows, the drawn ones last; `owner` int64 (R,): which example a row is of; `positive`,
-    `left`, `drawn` bool (R,); `negative` bool (n, s): the user is not known to have met the drawn item.
+    `left`, `drawn` bool (R,); `negative` bool (n, s): the user is not known to have met the drawn item; `near` float32 (R, 2),
+    `near_drawn` float32 (n, s, 2): what the user's history says of the row and of the drawn items.
     """
 
     users: Inputs
@@ -58,6 +63,8 @@ class Rows(NamedTuple):
     left: np.ndarray
     drawn: np.ndarray
     negative: np.ndarray
+    near: np.ndarray
+    near_drawn: np.ndarray
 
 
 def prepare(example: Example, space: FeatureSpace) -> Prepared:
@@ -71,11 +78,20 @@ def prepare(example: Example, space: FeatureSpace) -> Prepared:
         positive[1:] = looked[1:] = False
     items = [row.item for row in rows]
     met = frozenset(history | {item.item_id for item in items})
-    return Prepared(space.frozen_users([example.user]), space.frozen_items(items), positive, looked & ~positive, drawn, met)
+    near = np.array([row.near for row in rows], np.float32)
+    return Prepared(
+        space.frozen_users([example.user]), space.frozen_items(items), positive, looked & ~positive, drawn, met, near,
+        example.user.near,
+    )  # fmt: skip
 
 
 def join(examples: Sequence[Prepared], sampled: Sequence[ItemFeatures], space: FeatureSpace) -> Rows:
-    """At least one example, and the items drawn for the step."""
+    """At least one example, and the items drawn for the step, all different."""
+    place = {item.item_id: k for k, item in enumerate(sampled)}
+    near_drawn = np.zeros((len(examples), len(sampled), len(NEAR)), np.float32)
+    for of, one in zip(near_drawn, examples, strict=True):
+        said = nearby(one.nearest, place)
+        of[said.rows] = said.values
     return Rows(
         Inputs.concat([one.user for one in examples]),
         Inputs.concat([*(one.items for one in examples), space.frozen_items(sampled)]),
@@ -84,6 +100,8 @@ def join(examples: Sequence[Prepared], sampled: Sequence[ItemFeatures], space: F
         np.concatenate([one.left for one in examples]),
         np.concatenate([one.drawn for one in examples]),
         np.array([[item.item_id not in one.met for item in sampled] for one in examples], bool).reshape(len(examples), -1),
+        np.concatenate([one.near for one in examples]),
+        near_drawn,
     )
 
 
@@ -92,8 +110,9 @@ def loss(model: TwoTower, rows: Rows) -> Tensor:
     u, v = model.user_vectors(rows.users), model.item_vectors(rows.items)
     owner = torch.from_numpy(rows.owner)
     positive, left = torch.from_numpy(rows.positive), torch.from_numpy(rows.left)
-    own = (u.index_select(0, owner) * v[: len(owner)]).sum(dim=1)
-    sampled = u @ v[len(owner) :].T
+    mine = u.index_select(0, owner)
+    own = (mine * v[: len(owner)]).sum(dim=1) + near_logits(mine, torch.from_numpy(rows.near)[:, None])[:, 0]
+    sampled = u @ v[len(owner) :].T + near_logits(u, torch.from_numpy(rows.near_drawn))
     taken = torch.zeros(len(rows.users)).index_add_(0, owner, positive.float())  # positive rows of each example
     weight, drawn = torch.from_numpy(rows.negative) * taken[:, None], torch.from_numpy(rows.drawn) * taken[owner]
     negatives = (softplus(sampled) * weight).sum() + (softplus(own) * drawn).sum()

@@ -16,7 +16,7 @@ from feed.features import FeatureSpace
 from feed.features.frozen import ItemFeatures
 from feed.learning.loss import Prepared, prepare
 
-RESERVOIR = 1_000  # examples, about 5 KB each
+RESERVOIR = 1_000  # examples, about 6 KB each
 ENTERS = 0.1
 CATALOGUE = 20_000  # items
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from feed.examples import Example
+from feed.examples import Example, Row
 from feed.trial import calibration
 from feed.trial.calibration import Platt
 from feed.trial.catalogue import LastSeen
@@ -69,7 +69,7 @@ class Comparison:
         found = [evidence_of(example) for example in examples]
         rows = [e.rows or (example.rows[:1] if example.organic else ()) for e, example in zip(found, examples, strict=True)]
         owner = np.repeat(np.arange(len(examples)), [len(r) for r in rows])
-        scores = self._logits(examples, [row.item for r in rows for row in r], owner)
+        scores = self._logits(examples, [row for r in rows for row in r], owner)
         starts = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
         wanted = [i for i, e in enumerate(found) if self._wants_catalogue(examples[i], e, self.requests + i + 1)]
         full = self._full([examples[i] for i in wanted], catalogue)
@@ -134,13 +134,13 @@ class Comparison:
         champion, challenger = (float(np.median(s.seconds)) if s.seconds else 0.0 for s in (self.champion, self.challenger))
         return challenger / champion if champion else 1.0
 
-    def _logits(self, examples: Sequence[Example], items: Sequence[Any], owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _logits(self, examples: Sequence[Example], rows: Sequence[Row], owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self._turn = not self._turn  # who goes second finds warm caches
         if self._turn:
-            champion = self.champion.logits(examples, items, owner)
-            return champion, self.challenger.logits(examples, items, owner)
-        challenger = self.challenger.logits(examples, items, owner)
-        return self.champion.logits(examples, items, owner), challenger
+            champion = self.champion.logits(examples, rows, owner)
+            return champion, self.challenger.logits(examples, rows, owner)
+        challenger = self.challenger.logits(examples, rows, owner)
+        return self.champion.logits(examples, rows, owner), challenger
 
     def _full(self, examples: Sequence[Example], catalogue: LastSeen) -> tuple[np.ndarray, np.ndarray]:
         if not examples or len(catalogue) < 2:

@@ -77,10 +77,15 @@ def allowed(example: Example, catalogue: LastSeen) -> np.ndarray:
 
 
 def reciprocal_rank(own: float, item_id: str, scores: np.ndarray, allowed: np.ndarray, catalogue: LastSeen) -> float:
-    """1 / rank of an item of logit `own` among the `allowed` others; `scores`, `allowed` (slots,); a tie is half a rank."""
+    """1 / rank of an item among the `allowed` others; `scores`, `allowed` (slots,); a tie is half a rank.
+
+    An item of the catalogue is scored as the others are, which lack what a history says beyond its strongest (see
+    `feed.features.frozen`): a logit that has it would favour the model that makes more of it. Else its logit is `own`.
+    """
     others = allowed.copy()
     if (slot := catalogue.slot.get(item_id)) is not None:
         others[slot] = False
+        own = float(scores[slot])
     rivals = scores[others]
     return 1.0 / (1.0 + float((rivals > own).sum()) + 0.5 * float((rivals == own).sum()))
 

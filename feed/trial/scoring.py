@@ -6,10 +6,10 @@ from time import thread_time
 import numpy as np
 import torch
 
-from feed.examples import Example
-from feed.features.frozen import ItemFeatures
+from feed.examples import Example, Row
+from feed.features.frozen import ItemFeatures, nearby
 from feed.models.snapshot import Snapshot
-from feed.models.two_tower import VECTOR
+from feed.models.two_tower import NEAR, WIDTH
 from feed.trial.catalogue import LastSeen
 
 
@@ -18,38 +18,47 @@ class Scorer:
 
     def __init__(self, trained: Snapshot) -> None:
         self._trained = trained
-        self._vectors = np.zeros((0, VECTOR), np.float32)
+        self._vectors = np.zeros((0, WIDTH), np.float32)
         self._updates = 0
         self.seconds: list[float] = []
 
-    def logits(self, examples: Sequence[Example], items: Sequence[ItemFeatures], owner: np.ndarray) -> np.ndarray:
-        """float64 (n,): the logit of each of n items for the user of example `owner[i]`."""
+    def logits(self, examples: Sequence[Example], rows: Sequence[Row], owner: np.ndarray) -> np.ndarray:
+        """float64 (n,): the logit of each of n rows for the user of example `owner[i]`."""
         began = thread_time()  # not the wall clock: another process may have had the core
-        if not items:
+        if not rows:
             return np.zeros(0)
-        vectors, users = self._embed(items), self.users(examples)
+        vectors, users = self._embed([row.item for row in rows]), self.users(examples)
+        vectors[:, -NEAR:] = [row.near for row in rows]
         logits = (users[owner].astype(np.float64) * vectors).sum(axis=1)
         self.seconds.append(thread_time() - began)
         return np.asarray(logits)
 
     def users(self, examples: Sequence[Example]) -> np.ndarray:
-        """float32 (n, 64): the examples' users."""
+        """float32 (n, `WIDTH`): the examples' users."""
         with torch.no_grad():
             inputs = self._trained.space.frozen_users([example.user for example in examples])
             return np.asarray(self._trained.model.user_vectors(inputs).numpy())
 
     def catalogue(self, examples: Sequence[Example], catalogue: LastSeen) -> np.ndarray:
-        """float64 (n, slots): the logit of every slot's item for each example's user; meaningless in empty slots."""
+        """float64 (n, slots): the logit of every slot's item for each example's user; meaningless in empty slots.
+
+        Of what the user's history says it knows only what `UserFeatures.near` has.
+        """
         changed = catalogue.changed_since(self._updates)
         if len(self._vectors) < len(catalogue.items):
-            grown = np.zeros((2 * len(catalogue.items), VECTOR), np.float32)
+            grown = np.zeros((2 * len(catalogue.items), WIDTH), np.float32)
             grown[: len(self._vectors)] = self._vectors
             self._vectors = grown
         if len(changed):
             self._vectors[changed] = self._embed([item for slot in changed if (item := catalogue.items[slot])])
         self._updates = catalogue.updates
         vectors = self._vectors[: len(catalogue.items)].astype(np.float64)
-        return np.asarray(self.users(examples).astype(np.float64) @ vectors.T)
+        users = self.users(examples).astype(np.float64)
+        logits = np.asarray(users @ vectors.T)
+        for row, example in enumerate(examples):
+            said = nearby(example.user.near, catalogue.slot)
+            logits[row, said.rows] += said.values @ users[row, -NEAR:]
+        return logits
 
     def _embed(self, items: Sequence[ItemFeatures]) -> np.ndarray:
         with torch.no_grad():

@@ -12,7 +12,7 @@ from feed.features import BatchState, FeatureSpace, FrozenItems
 from feed.features.frozen import freeze_user
 from feed.learning.learner import Learner
 from feed.models.snapshot import Snapshot
-from feed.models.two_tower import TwoTower
+from feed.models.two_tower import TwoTower, scores
 
 NOW = 1.75e9
 USERS, ITEMS = 40, 60
@@ -71,7 +71,7 @@ def right(of: Learner, flipped: bool = False) -> float:
     with torch.no_grad():
         u = model.user_vectors(space.user_inputs([state.user(str(u)) for u in range(USERS)], NOW))
         v = model.item_vectors(space.item_inputs(state.items, None, NOW))
-        logits = (u @ v.T).numpy()
+        logits = scores(u, v, [state.items.nearby(state.user(str(u))) for u in range(USERS)]).numpy()
     shares = []
     for user in range(USERS):
         mine = [k for k in range(ITEMS) if (int(state.items.ids[k]) % 2 == user % 2) != flipped]

@@ -1,22 +1,27 @@
 """The learner: exactly the same whatever happens around it, and it learns what is taught."""
 
 import dataclasses
+import hashlib
+import json
 import math
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from feed.errors import BadModel
-from feed.examples import RaiseRate, Restart
+from feed.examples import Example, RaiseRate, Restart
 from feed.learning import learner as module
 from feed.learning import memory, state
 from feed.learning.learner import RATE, STEP, WARM_UP, Learner
 from feed.learning.loss import join, loss, prepare
 from feed.models import snapshot
 from feed.models.heads import Head
+from feed.models.two_tower import WIDTH
 from tests.learning import taught
 from tests.learning.taught import EARLIER, bits, example, right
 
@@ -125,6 +130,33 @@ def test_a_taught_preference_is_learned():
     assert learner.progress.running_loss == pytest.approx(sum(s.fresh_loss for s in taken[-20:]) / 20, rel=0.2)
 
 
+def beside(one: Example, at: float, *, taken: bool) -> Example:
+    """The example of a user who is near some items, by `at`; `taken`: those are what is taken, else it says nothing."""
+    rng = np.random.default_rng([one.sequence, 1])
+    some = {str(k) for k in rng.choice(taught.ITEMS, 20, replace=False)}
+    rows = []
+    for row in one.rows:
+        near = row.item.item_id in some
+        labels = ({"view": 1, "click": 1} if near else {"view": 1}) if taken and row.labels else row.labels
+        rows.append(replace(row, labels=labels, near=(at, 0.0) if near else (0.0, 0.0)))
+    return replace(one, rows=tuple(rows), user=replace(one.user, near=tuple((k, at, 0.0) for k in sorted(some))))
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_mixture_learns_how_far_to_believe_what_goes_together():
+    def weights(*, taken):
+        learner = learned([beside(example(n), 1.0, taken=taken) for n in range(60 * 16)])
+        with torch.no_grad():
+            return learner.weights.average.user_vectors(prepare(LOG[0], learner.space).user)[0, -2:].tolist()
+
+    together, after = weights(taken=True)
+    assert together > 0.8
+    assert after == 0.0  # never seen
+    together, after = weights(taken=False)
+    assert abs(together) < 0.2
+    assert after == 0.0
+
+
 @pytest.mark.usefixtures("quick")
 def test_with_replay_an_old_preference_is_kept_better_than_without(monkeypatch):
     def of(parity, numbers):
@@ -171,7 +203,7 @@ def test_restart_goes_on_from_that_version_with_a_fresh_optimiser_and_keeps_the_
 
 def test_heads_are_those_of_the_version_begun_from_in_all_that_is_published(tmp_path):
     _, start = taught.world()
-    first, second = ({"click": Head(a, torch.full((64,), a), -a)} for a in (0.5, 0.7))
+    first, second = ({"click": Head(a, torch.full((WIDTH,), a), -a)} for a in (0.5, 0.7))
 
     def load(version):
         return version, dataclasses.replace(start, heads=second)
@@ -182,7 +214,7 @@ def test_heads_are_those_of_the_version_begun_from_in_all_that_is_published(tmp_
     assert snapshot.load(tmp_path / "before").heads["click"].a == again.heads["click"].a == 0.5
     again.take(STEP, Restart("v000009", ""))
     saved_and_loaded(again, tmp_path / "after", load)
-    assert snapshot.load(tmp_path / "after").heads["click"].w.tolist() == pytest.approx([0.7] * 64)
+    assert snapshot.load(tmp_path / "after").heads["click"].w.tolist() == pytest.approx([0.7] * WIDTH)
 
 
 def test_a_restart_that_cannot_be_loaded_changes_nothing():
@@ -276,6 +308,18 @@ def test_rows_of_tables_without_a_gradient_do_not_move():
     assert not all(moved)  # some vocabulary has a token that nobody used (`item` has only its row 0)
     learner.weights.optimiser.step(1.0)  # no gradients at all
     assert all(torch.equal(a, b) for a, b in zip(tables, learner.weights.live.tables, strict=True))
+
+
+def test_a_learner_of_features_of_another_format_is_refused_by_name(tmp_path):
+    saved_and_loaded(learned(LOG[:STEP]), tmp_path / "v")
+    features = tmp_path / "v" / snapshot.FEATURES
+    before = features.read_bytes().replace(b'"format":3', b'"format":2')
+    features.write_bytes(before)
+    manifest = snapshot.read_manifest(tmp_path / "v")
+    manifest["sha256"][snapshot.FEATURES] = manifest["fingerprint"] = hashlib.sha256(before).hexdigest()
+    (tmp_path / "v" / snapshot.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BadModel, match="features of format 2, this code has format 3: bootstrap again"):
+        state.load(tmp_path / "v", taught.no_restart)
 
 
 @pytest.mark.parametrize("name", [state.MOMENTS, state.MEMORY, state.PROGRESS, snapshot.WEIGHTS])

@@ -1,5 +1,7 @@
 """The loss, counted by hand, and what it takes for evidence."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,18 +9,31 @@ from msgspec.structs import replace
 
 from feed.learning.loss import SAMPLED_WEIGHT, join, loss, prepare
 from feed.models.train import LEFT_WEIGHT
+from feed.models.two_tower import NEAR
 from tests.learning import taught
 from tests.learning.taught import example
+
+MODEL = copy.deepcopy(taught.world()[1].model)
+MODEL.mix.data.copy_(torch.arange(MODEL.mix.numel()).view_as(MODEL.mix) / 10)  # what co-visitation says counts
 
 
 def softplus(x: float) -> float:
     return float(np.logaddexp(0.0, x))
 
 
-def logits(one, items) -> np.ndarray:
-    _, start = taught.world()
+def logits(one, items, near) -> np.ndarray:
     with torch.no_grad():
-        return (start.model.item_vectors(items) @ start.model.user_vectors(one.user)[0]).numpy()
+        u = MODEL.user_vectors(one.user)[0]
+        return (MODEL.item_vectors(items) @ u + torch.tensor(near) @ u[-NEAR:]).numpy()
+
+
+def near(made):
+    """The example, with what the history says: of the rows, and of some items, one of its rows among them, most."""
+    rng = np.random.default_rng(made.sequence)
+    values = rng.random((taught.ITEMS, 2)).round(4).tolist()
+    rows = tuple(replace(row, near=tuple(values[int(row.item.item_id)])) for row in made.rows)
+    most = [made.rows[0].item.item_id, *map(str, rng.choice(taught.ITEMS, 20, replace=False))]
+    return replace(made, rows=rows, user=replace(made.user, near=tuple((k, *values[int(k)]) for k in dict.fromkeys(most))))
 
 
 def counted(examples, sampled) -> float:
@@ -28,7 +43,9 @@ def counted(examples, sampled) -> float:
     positives = pairs = 0
     for made in examples:
         one = prepare(made, space)
-        s, drawn = logits(one, one.items), logits(one, space.frozen_items(sampled))
+        said = {item_id: values for item_id, *values in made.user.near}
+        s = logits(one, one.items, [row.near for row in made.rows])
+        drawn = logits(one, space.frozen_items(sampled), [said.get(item.item_id, (0.0, 0.0)) for item in sampled])
         mine = [softplus(x) for x, item in zip(drawn, sampled, strict=True) if item.item_id not in one.met]
         for k, row in enumerate(made.rows):
             looked = row.labels and not (made.organic and k)
@@ -51,10 +68,10 @@ def organic(n):
 
 @pytest.mark.parametrize("of", [example, organic])
 def test_the_loss_is_what_the_equation_says(of):
-    examples = [of(n) for n in range(20)]
-    sampled = [row.item for n in range(100, 104) for row in example(n).rows]
+    examples = [near(of(n)) for n in range(20)]
+    sampled = list({row.item.item_id: row.item for n in range(100, 104) for row in example(n).rows}.values())
     space = taught.world()[1].space
-    found = loss(taught.world()[1].model, join([prepare(one, space) for one in examples], sampled, space))
+    found = loss(MODEL, join([prepare(one, space) for one in examples], sampled, space))
     assert float(found.detach()) == pytest.approx(counted(examples, sampled), rel=1e-5)
 
 
@@ -82,5 +99,5 @@ def test_without_a_positive_row_the_loss_is_finite():
     made = example(1)
     space = taught.world()[1].space
     one = prepare(replace(made, rows=tuple(replace(row, labels={"view": 1}) for row in made.rows)), space)
-    found = float(loss(taught.world()[1].model, join([one], [], space)).detach())
-    assert found == pytest.approx(LEFT_WEIGHT * sum(softplus(x) for x in logits(one, one.items)), rel=1e-5)
+    found = float(loss(MODEL, join([one], [], space)).detach())
+    assert found == pytest.approx(LEFT_WEIGHT * sum(softplus(x) for x in logits(one, one.items, one.near)), rel=1e-5)

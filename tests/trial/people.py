@@ -1,21 +1,29 @@
 """Requests of people whose clicks follow a known model: what is better is known beforehand."""
 
+import msgspec
 import numpy as np
 
 from feed.examples import Example, Row
 from feed.features import FrozenItems, freeze_user
+from feed.models.two_tower import scores
 from tests.small import NOW, snapshot, world
 
 STATE = world(users=120, items=60)
 ITEMS = FrozenItems(STATE.items, NOW)
 ALL_ITEMS = [ITEMS[str(k)] for k in range(60)]
-USERS = [freeze_user(STATE.user(str(u)), NOW) for u in range(120)]
+IDS = [str(k) for k in range(60)]
+USERS, NEAR = [], []  # of each user what the history says of all items
+for _u in range(120):
+    _nearest, _near = ITEMS.near(STATE.user(str(_u)), IDS)
+    USERS.append(msgspec.structs.replace(freeze_user(STATE.user(str(_u)), NOW), near=_nearest))
+    NEAR.append(_near)
 TRUTH = snapshot(STATE, seed=0)  # whom the clicks follow
+TRUTH.model.mix.data.fill_(0.2)
 OTHER = snapshot(STATE, seed=3)  # knows nothing of them
 
-_users = TRUTH.model.user_vectors(TRUTH.space.frozen_users(USERS)).detach().numpy()
-_items = TRUTH.model.item_vectors(TRUTH.space.frozen_items(ALL_ITEMS)).detach().numpy()
-_scores = _users @ _items.T
+_users = TRUTH.model.user_vectors(TRUTH.space.frozen_users(USERS)).detach()
+_items = TRUTH.model.item_vectors(TRUTH.space.frozen_items(ALL_ITEMS)).detach()
+_scores = scores(_users, _items, [STATE.items.nearby(STATE.user(str(u))) for u in range(120)]).numpy()
 CHANCE = 1 / (1 + np.exp(2.5 - 1.5 * (_scores - _scores.mean()) / _scores.std()))  # (120, 60): of a click
 
 
@@ -36,7 +44,7 @@ def _request(rng, number, rows, source, at, organic, chance):
     return Example(
         source=0, sequence=number, example_id=str(number), at=at, user=USERS[u], organic=organic, arm="learned",
         rows=tuple(
-            Row(ALL_ITEMS[k], position=place, labels={"click": 1} if click else {}, **told)
+            Row(ALL_ITEMS[k], position=place, labels={"click": 1} if click else {}, near=NEAR[u][k], **told)
             for place, (k, click) in enumerate(zip(items, clicked, strict=True))
         ),
     )  # fmt: skip

@@ -1,8 +1,9 @@
 import msgspec
 
+from feed.examples import Row
 from feed.trial.catalogue import LOOKBACK, LastSeen
 from feed.trial.scoring import Scorer
-from tests.trial.people import ALL_ITEMS, TRUTH, requests
+from tests.trial.people import ALL_ITEMS, NEAR, TRUTH, requests
 
 
 def held(catalogue):
@@ -36,6 +37,7 @@ def test_scores_of_the_catalogue_follow_what_changed_in_it():
     scorer.catalogue(examples[:1], catalogue)
     catalogue.add(examples, 2)
     scores = scorer.catalogue(examples[:3], catalogue)
-    fresh = Scorer(TRUTH).logits(examples[:3], ALL_ITEMS * 3, [k // 60 for k in range(180)]).reshape(3, 60)
+    rows = [Row(item, near=near) for e in examples[:3] for item, near in zip(ALL_ITEMS, NEAR[int(e.user.user_id)], strict=True)]
+    fresh = Scorer(TRUTH).logits(examples[:3], rows, [k // 60 for k in range(180)]).reshape(3, 60)
     for k, item in enumerate(ALL_ITEMS):
         assert abs(scores[:, catalogue.slot[item.item_id]] - fresh[:, k]).max() < 1e-5
