@@ -20,6 +20,7 @@ from feed.attribution import Attribution
 from feed.errors import FeedError, Unreadable, run
 from feed.events import Engagement, Event
 from feed.features import FrozenItems, ItemTable, UserState, counts, new_user, update_profile, update_user
+from feed.features.near import taken
 from feed.features.user import NUMERIC, numeric_values
 from feed.io import kafka
 from feed.io.redis import TRANSIENT, Change, FeatureStore, Message, claim_topics, connect
@@ -94,6 +95,8 @@ class Folder:
         for event in events:
             state = change.users[event.user_id]
             windows.add(event, state)
+            if (first := taken(state, event)) is not None:
+                change.taken.append(first)
             update_user(state, event, items)
             fields = counts.fields(event)
             for item_id in counts.shown_or_engaged(event):
@@ -274,6 +277,8 @@ class FeaturesAgent:
             self._table.upsert(item)
         for event in change.events:
             self._table.add(event)
+        for item_id, after in change.taken:
+            self._table.take(item_id, after)
 
     async def close_idle(self, assigned: Sequence[Any]) -> None:
         """Close the windows of partitions of `interactions` that have been idle for `idle_seconds`; to be called every second.

@@ -135,13 +135,19 @@ class ItemTable:
         """Count that the item was taken, as `near.taken` tells it."""
         self.near.add(self._row_for(item_id), [self._row_for(i) for i in after], list(after.values()))
 
+    def taken(self, item_id: str) -> int:
+        """How often the item was taken."""
+        row = self._row.get(item_id)
+        return 0 if row is None else self.near.taken(row)
+
     def set_taken(self, item_id: str, after: Mapping[str, int], times: int) -> None:
-        """Bring up what the item was taken after, and how often it was taken, to what its hash in Redis says."""
-        self.near.bring_up(self._row_for(item_id), {self._row_for(i): n for i, n in after.items()}, times)
+        """Replace what the item was taken after, and how often it was taken, by what Redis has."""
+        self.near.replace(self._row_for(item_id), {self._row_for(i): n for i, n in after.items()}, times)
 
     def nearby(self, state: UserState) -> Nearby:
-        """What the user's positives say of the items, by rows."""
-        return self.near.of([row for item_id in reversed(state["recent"]) if (row := self._row.get(item_id)) is not None])
+        """What the user's positives say of the items, by rows; an item that no catalogue describes says and is told nothing."""
+        rows = [self._row[item_id] for item_id in reversed(state["recent"]) if item_id in self.by_id]
+        return self.near.of(rows).among(self.known)
 
     def sums(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
         """float64 (rows, kinds, half-lives): decayed counts at `now`."""

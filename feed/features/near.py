@@ -5,10 +5,12 @@ When a user whose positives are j_0, j_1, ... (the latest first, each once) take
     taken[i] += 1,   D[i, j_k] += round(1000 * 0.9^k)   for k < 50
 
 Whole numbers, so that any number of writers may add to them in any order; row i is what one positive changes, and it travels
-as one hash. What a history then says of each item are two columns, by what was taken together and by what came next:
+as one hash. In memory D is held by its rows and by its columns, since a history asks for both. What it says of each item are
+two columns, by what was taken together and by what came next:
 
-    x_i = sum_k 0.9^k (D[i, j_k] + D[j_k, i]) / 1000 / sqrt(taken[j_k] + 1) / sqrt(taken[i] + 5),   y_i the same of D[i, j_k] alone
-    column = log(1 + x / 0.05)
+    x_i = sum_k 0.9^k (D[i, j_k] + D[j_k, i]) / 1000 / sqrt(taken[j_k] + 1) / sqrt(taken[i] + 5)
+    y_i = sum_k 0.9^k D[i, j_k] / 1000 / sqrt(taken[j_k] + 1) / sqrt(taken[i] + 5)
+    column = log(1 + x / 0.05), and of y
 
 which is 0 of all that nobody of these people took. `feed.features.covisitation` has the references.
 """
@@ -24,7 +26,7 @@ from feed.features.covisitation import CoVisitation, Relation
 from feed.features.pair_counts import BoundedRows
 from feed.features.user import UserState
 
-TOGETHER, NEXT = Relation(0.9, 50, both=True), Relation(0.9, 50)
+NEXT = Relation(0.9, 50)
 COLUMNS = ("together", "next")
 FLOOR = 0.05  # of x: what a pair or two says is little more than nothing; with 0.001 the columns lost a little on films
 
@@ -43,6 +45,11 @@ class Nearby(NamedTuple):
             there = self.rows[place] == rows
             found[there] = self.values[place[there]]
         return found
+
+    def among(self, chosen: np.ndarray) -> "Nearby":
+        """What is said of the rows for which `chosen`, bool (n,), is True."""
+        kept = chosen[self.rows]
+        return self if kept.all() else Nearby(self.rows[kept], self.values[kept])
 
 
 NOTHING = Nearby(np.zeros(0, np.int64), np.zeros((0, len(COLUMNS)), np.float32))
@@ -67,7 +74,7 @@ class Near:
     """The counts, by rows of an item table. May be read while another thread writes."""
 
     def __init__(self) -> None:
-        self._together, self._next = (CoVisitation(relation, BoundedRows(0)) for relation in (TOGETHER, NEXT))
+        self._by_row, self._by_column = BoundedRows(0), BoundedRows(0)  # row i holds D[i, :], row j holds D[:, j]
         self._taken = np.zeros(0, np.int64)
         self._one_at_a_time = threading.Lock()
 
@@ -75,32 +82,48 @@ class Near:
         """Room for rows up to `n`."""
         with self._one_at_a_time:
             self._taken = np.pad(self._taken, (0, n - len(self._taken)))
-            self._together.pairs.grow(n)
-            self._next.pairs.grow(n)
+            self._by_row.grow(n)
+            self._by_column.grow(n)
+
+    def taken(self, row: int) -> int:
+        """How often the item in `row` was taken."""
+        return int(self._taken[row])
 
     def add(self, row: int, before: Sequence[int], amounts: Sequence[int]) -> None:
         """The item in `row` was taken once more, after those in the rows `before`, all different."""
-        self._raise(row, np.array(before, np.int64), np.array(amounts, np.int32), 1)
-
-    def bring_up(self, row: int, counts: Mapping[int, int], taken: int) -> None:
-        """What `row` has as a whole: amounts by rows, and how often it was taken. Counts only ever grow."""
-        before = np.fromiter(counts, np.int64, len(counts))
+        others, more = np.array(before, np.int64), np.array(amounts, np.int32)
         with self._one_at_a_time:
-            have = self._next.pairs.of_column(before, row)
-        more = np.fromiter(counts.values(), np.int32, len(counts)) - have
-        self._raise(row, before[more > 0], more[more > 0], max(taken - int(self._taken[row]), 0))
+            self._taken[row] += 1
+            if len(others):
+                self._by_row.raise_row(row, others, more)
+                self._by_column.raise_column(others, row, more)
+
+    def replace(self, row: int, counts: Mapping[int, int], taken: int) -> None:
+        """What `row` has as a whole: amounts by rows, and how often it was taken."""
+        with self._one_at_a_time:
+            self._taken[row] = taken
+            places = self._by_row.counts[row] > 0
+            held = dict(zip(self._by_row.ids[row, places].tolist(), self._by_row.counts[row, places].tolist(), strict=True))
+            more = {j: n for j in {**held, **counts} if (n := counts.get(j, 0) - held.get(j, 0))}
+            # what becomes less, first: its place may be needed
+            for others in ([j for j, n in more.items() if n < 0], [j for j, n in more.items() if n > 0]):
+                if others:
+                    self._by_row.raise_row(row, np.array(others, np.int64), np.array([more[j] for j in others], np.int32))
+                    self._set_column(np.array(others, np.int64), row, np.array([counts.get(j, 0) for j in others], np.int32))
 
     def of(self, history: Sequence[int]) -> Nearby:
         """What the items in the rows `history`, the latest first, say of all others."""
         if not len(history):
             return NOTHING
         with self._one_at_a_time:
-            x, y = (table.column(history, self._taken) for table in (self._together, self._next))
-        rows = np.flatnonzero(x)
-        return Nearby(rows, np.log1p(np.stack([x[rows], y[rows]], axis=1) / np.float32(FLOOR)))
+            came_before, came_next = (
+                CoVisitation(NEXT, pairs).column(history, self._taken) for pairs in (self._by_row, self._by_column)
+            )
+        together = came_before + came_next
+        rows = np.flatnonzero(together)
+        return Nearby(rows, np.log1p(np.stack([together[rows], came_next[rows]], axis=1) / np.float32(FLOOR)))
 
-    def _raise(self, row: int, before: np.ndarray, amounts: np.ndarray, taken: int) -> None:
-        with self._one_at_a_time:
-            self._taken[row] += taken
-            self._together.count(before, row, amounts)
-            self._next.count(before, row, amounts)
+    def _set_column(self, others: np.ndarray, row: int, amounts: np.ndarray) -> None:
+        more = amounts - self._by_column.of_column(others, row)  # which at its bound has given up others than the rows have
+        if more.any():
+            self._by_column.raise_column(others[more != 0], row, more[more != 0])

@@ -1,7 +1,8 @@
 """What Redis holds, and the one script that changes it: key names live here (feeds: `feed.io.feeds`).
 
     user:{id}                       JSON: that user's features
-    item:{id}                       hash: `content` (JSON) and integer counts (see feed.features.counts)
+    item:{id}                       hash: `content` (JSON), integer counts (see feed.features.counts), how often `taken`
+    near:{id}                       hash: what the item was taken after: item id -> amount, an integer (see feed.features.near)
     items:changed                   sorted set: item ids by the number of their last change
     clock                           newest event time, seconds since 1970
     position:{topic id}:{partition} next offset to apply
@@ -13,10 +14,11 @@
 
 A batch is applied by compare-and-set on positions: its own, and that of the other topic that changes the same users
 (`interactions` and `users` share partitions). So of two workers that believe to own a partition only one can write, and
-nothing is applied twice. Item counts are increments, because all partitions share the items.
+nothing is applied twice. What is counted of items are increments, because all partitions share them.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,28 +40,32 @@ from feed.errors import BadSetting, FeedError, OtherCatalogue, OtherLog
 from feed.events import Event
 from feed.features import ItemTable, UserState, new_user
 from feed.features.counts import oldest_kept
+from feed.features.near import Taken
 from feed.wire import Position
 
 log = structlog.get_logger()
 
 # Redis is away, is loading its file, or has restarted and forgotten the script
 TRANSIENT = (ConnectionError, TimeoutError, BusyLoadingError, NoScriptError, ReadOnlyError, OSError)
+TAKEN = "taken"
 UNCATALOGUED_SECONDS = 7 * 86400  # counts of an item that no catalogue describes are kept this long after the last event
+NEAR_FIELDS = 256  # what an item was taken after; above this the smaller half of the amounts is given up
 TRIM_FIELDS = 600  # item hashes above this many fields lose their expired buckets, at most once per hour of event time
 
 _APPLY = """
--- KEYS: own position, other position, outbox, clock, changed, stamp, open, due, marks, then user keys, then item keys
+-- KEYS: own position, other position, outbox, clock, changed, stamp, open, due, marks, then user keys,
+--       then per item: item, near
 -- ARGV: expected own, expected other, new own, newest event time, number of users, number of items, TTL, trim limit, hour,
 --       oldest bucket kept of 5m, 1h, 1d, marks or '', MessagePack array of (user, what is open or '', when due),
---       marks that these were computed from or '',
---       then user values, then per item: id, content or '', 'field=n;field=n',
+--       marks that these were computed from or '', fields that a near hash may have,
+--       then user values, then per item: id, content or '', 'field=n;field=n', MessagePack array of (item, amount) or '',
 --       then per message: topic, partition, key, value
 local own, other = redis.call('GET', KEYS[1]) or '0', redis.call('GET', KEYS[2]) or '0'
 if own ~= ARGV[1] or other ~= ARGV[2] then return {0, own, other} end
 -- closing an idle partition moves no position: its marks say that it happened
 if ARGV[13] ~= '' and (redis.call('GET', KEYS[9]) or '') ~= ARGV[15] then return {0, own, other} end
 local users, items = tonumber(ARGV[5]), tonumber(ARGV[6])
-for i = 1, users do redis.call('SET', KEYS[9 + i], ARGV[15 + i]) end
+for i = 1, users do redis.call('SET', KEYS[9 + i], ARGV[16 + i]) end
 if ARGV[13] ~= '' then redis.call('SET', KEYS[9], ARGV[13]) end
 local pending = cmsgpack.unpack(ARGV[14])
 for i = 1, #pending, 3 do
@@ -72,17 +78,33 @@ for i = 1, #pending, 3 do
   end
 end
 local oldest = {['5m'] = tonumber(ARGV[10]), ['1h'] = tonumber(ARGV[11]), ['1d'] = tonumber(ARGV[12])}
-local arg = 15 + users
+local most = tonumber(ARGV[16])
+local function greater(a, b) return a[2] > b[2] or a[2] == b[2] and a[1] < b[1] end
+local function halve(key)
+  local fields, entries = redis.call('HGETALL', key), {}
+  for j = 1, #fields, 2 do entries[#entries + 1] = {fields[j], tonumber(fields[j + 1])} end
+  table.sort(entries, greater)
+  for j = most / 2 + 1, #entries do redis.call('HDEL', key, entries[j][1]) end
+end
+local arg = 16 + users
 local stamp = items > 0 and redis.call('INCR', KEYS[6])
 for i = 1, items do
-  local key, id, content = KEYS[9 + users + i], ARGV[arg + 1], ARGV[arg + 2]
+  local key, near = KEYS[8 + users + 2 * i], KEYS[9 + users + 2 * i]
+  local id, content = ARGV[arg + 1], ARGV[arg + 2]
   if content ~= '' then
     redis.call('HSET', key, 'content', content)
     redis.call('PERSIST', key)
+    redis.call('PERSIST', near)
   end
   for name, n in string.gmatch(ARGV[arg + 3], '([^=;]+)=(%d+)') do redis.call('HINCRBY', key, name, n) end
+  if ARGV[arg + 4] ~= '' then
+    local taken_after = cmsgpack.unpack(ARGV[arg + 4])
+    for j = 1, #taken_after, 2 do redis.call('HINCRBY', near, taken_after[j], taken_after[j + 1]) end
+    if redis.call('HLEN', near) > most then halve(near) end
+  end
   if content == '' and redis.call('HEXISTS', key, 'content') == 0 then
     redis.call('EXPIRE', key, ARGV[7])
+    redis.call('EXPIRE', near, ARGV[7])
   else
     redis.call('ZADD', KEYS[5], stamp, id)
   end
@@ -93,7 +115,7 @@ for i = 1, items do
     end
     redis.call('HSET', key, 'trimmed', ARGV[9])
   end
-  arg = arg + 3
+  arg = arg + 4
 end
 for i = arg + 1, #ARGV, 4 do
   redis.call('XADD', KEYS[3], '*', 'topic', ARGV[i], 'partition', ARGV[i + 1], 'key', ARGV[i + 2], 'value', ARGV[i + 3])
@@ -125,14 +147,16 @@ class Message:
 class Change:
     """All effects of one batch.
 
-    `pending`: what is open of these users now; `marks` None: the partition has none. `events`: those that were folded.
-    `newest`: the newest event time (seconds since 1970, 0 if there is none). `marks_before`: those it was computed from.
+    `taken`: what was taken, after what. `pending`: what is open of these users now; `marks` None: the partition has none.
+    `events`: those that were folded. `newest`: the newest event time (seconds since 1970, 0 if there is none).
+    `marks_before`: those it was computed from.
     """
 
     position: Position
     users: dict[str, UserState] = field(default_factory=dict)
     items: dict[str, Item] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    taken: list[Taken] = field(default_factory=list)
     pending: dict[str, Pending] = field(default_factory=dict)
     marks: Marks | None = None
     marks_before: Marks | None = None
@@ -256,18 +280,27 @@ class FeatureStore:
         now = self.now()
         rows = []
         for start in range(0, len(changed), 1000):
-            part = changed[start : start + 1000]
-            pipeline = self._client.pipeline(transaction=False)
-            for item_id, _ in part:
-                pipeline.hgetall(b"item:" + item_id)
-            for fields in pipeline.execute():
+            part = [item_id for item_id, _ in changed[start : start + 1000]]
+            taken: dict[str, int] = {}
+            for fields in self._hashes([b"item:" + item_id for item_id in part]):
                 item = _item(fields[b"content"])  # only described items are in the set
                 if item != table.by_id.get(item.item_id):
                     table.upsert(item)
-                rows.append(table.set_counts(item.item_id, _counts(fields), now))
+                counts = _counts(fields)
+                rows.append(table.set_counts(item.item_id, counts, now))
+                if counts.get(TAKEN, 0) != table.taken(item.item_id):  # most that changes was only shown
+                    taken[item.item_id] = counts.get(TAKEN, 0)
+            for (item_id, times), after in zip(taken.items(), self._hashes([f"near:{i}" for i in taken]), strict=True):
+                table.set_taken(item_id, {other.decode(): int(n) for other, n in after.items()}, times)
         if changed:
             self._stamp = int(max(stamp for _, stamp in changed))
         return np.array(rows, np.int64)
+
+    def _hashes(self, keys: Sequence[str | bytes]) -> list[dict[bytes, bytes]]:
+        pipeline = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.hgetall(key)
+        return cast("list[dict[bytes, bytes]]", pipeline.execute())
 
     def pending(self, topic_id: str, partition: int, ids: Sequence[str]) -> list[Pending | None]:
         """What is open of these users, None where nothing is."""
@@ -295,27 +328,30 @@ class FeatureStore:
     def apply(self, change: Change, expected: int, other_topic_id: str, other_expected: int) -> Applied:
         """Apply the change, if its partition's position in its own topic and in the other is still as expected."""
         own = change.position
-        items = sorted({*change.items, *change.counts})
+        counts, near = _counted(change)
+        items = sorted({*change.items, *counts})
         keys = [
             f"position:{own.topic_id}:{own.partition}", f"position:{other_topic_id}:{own.partition}",
             f"outbox:{own.topic_id}:{own.partition}", "clock", "items:changed", "items:stamp",
             *(f"{name}:{own.topic_id}:{own.partition}" for name in ("open", "due", "marks")),
-            *(f"user:{user_id}" for user_id in change.users), *(f"item:{item_id}" for item_id in items),
+            *(f"user:{user_id}" for user_id in change.users),
+            *(f"{name}:{item_id}" for item_id in items for name in ("item", "near")),
         ]  # fmt: skip
         arguments: list[Any] = [
             expected, other_expected, own.offset, repr(change.newest), len(change.users), len(items), UNCATALOGUED_SECONDS,
             TRIM_FIELDS, int(change.newest // 3600), *oldest_kept(change.newest),
             b"" if change.marks is None else msgspec.json.encode(change.marks), _packed(change.pending),
-            b"" if change.marks_before in (None, Marks()) else msgspec.json.encode(change.marks_before),
+            b"" if change.marks_before in (None, Marks()) else msgspec.json.encode(change.marks_before), NEAR_FIELDS,
             *map(msgspec.json.encode, change.users.values()),
         ]  # fmt: skip
         for item_id in items:
             item = change.items.get(item_id)
-            counts = change.counts.get(item_id, {})
+            after = [part for pair in near[item_id].items() for part in pair] if item_id in near else []
             arguments += [
                 item_id,
                 b"" if item is None else msgspec.json.encode(item),
-                ";".join(f"{name}={n}" for name, n in counts.items()),
+                ";".join(f"{name}={n}" for name, n in counts.get(item_id, {}).items()),
+                msgspec.msgpack.encode(after) if after else b"",
             ]
         for message in change.messages:
             arguments += [message.topic, message.partition, message.key, message.value]
@@ -331,6 +367,16 @@ class FeatureStore:
     def sent(self, topic_id: str, partition: int, entries: Sequence[bytes]) -> None:
         """Remove messages from the outbox."""
         self._client.xdel(f"outbox:{topic_id}:{partition}", *entries)
+
+
+def _counted(change: Change) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:
+    """What the change adds, by item: to its counts, and to what it was taken after."""
+    counts = {item_id: Counter(fields) for item_id, fields in change.counts.items()}
+    near: dict[str, Counter[str]] = {}
+    for item_id, after in change.taken:
+        counts.setdefault(item_id, Counter())[TAKEN] += 1
+        near.setdefault(item_id, Counter()).update(after)
+    return counts, near
 
 
 def _packed(pending: Mapping[str, Pending]) -> bytes:

@@ -2,8 +2,10 @@
 
 import json
 import random
+from collections.abc import Callable
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from feed import wire
 from feed.catalogue import Item, User
-from feed.events import ENGAGEMENTS, Context, Impression, Shown, View, new_event_id, utc
+from feed.events import ENGAGEMENTS, Context, Engagement, Impression, Shown, View, new_event_id, utc
 from feed.features import SEEN, BatchState, FeatureSpace, ItemTable, counts, new_user, update_user
 from feed.features.user import numeric_values
 from feed.io.redis import FeatureStore, connect
@@ -47,8 +49,16 @@ def some_events(seed: int, n: int, start: float = 1.7e9, step: float = 2000.0):
     return events
 
 
-def stream_into(store: FeatureStore, events, batch: int, partitions: int = 2, folder: Folder | None = None) -> None:
-    """What the features agent does, without a broker: items, users, then the events in batches of `batch`."""
+def stream_into(
+    store: FeatureStore,
+    events,
+    batch: int,
+    partitions: int = 2,
+    folder: Folder | None = None,
+    items=ITEMS,
+    applied: Callable[[], object] = lambda: None,
+) -> None:
+    """What the features agent does, without a broker: items, users, then the events in batches of `batch`; tells each."""
     folder = folder or Folder(partitions, 300.0, 1800.0)
 
     def apply(topic, topic_id, partition, records, start):
@@ -59,6 +69,7 @@ def stream_into(store: FeatureStore, events, batch: int, partitions: int = 2, fo
         other = {"I": "U", "U": "I", "C": "C"}[topic_id]
         expected = position if topic is wire.ITEMS else store.position(other, partition)
         assert store.apply(change, position, other, expected).done
+        applied()
 
     def records_of(messages, key):
         by_partition: dict[int, list] = {}
@@ -68,7 +79,7 @@ def stream_into(store: FeatureStore, events, batch: int, partitions: int = 2, fo
             of.append(SimpleNamespace(offset=len(of), key=key(message).encode(), value=wire.encode(message)))
         return by_partition
 
-    for partition, records in records_of(ITEMS, lambda i: i.item_id).items():
+    for partition, records in records_of(items, lambda i: i.item_id).items():
         apply(wire.ITEMS, "C", partition, records, 0)
     for partition, records in records_of(USERS, lambda u: u.user_id).items():
         apply(wire.USERS, "U", partition, records, 0)
@@ -98,11 +109,50 @@ def test_stream_and_batch_agree_on_every_user_and_item(redis_url, batch):
     assert store.now() == offline.now
 
     table = store.load_items()
-    assert sorted(table.ids) == sorted(i.item_id for i in ITEMS)  # what no catalogue describes is not rankable
+    known = [table.ids[row] for row in np.flatnonzero(table.known)]
+    assert sorted(known) == sorted(i.item_id for i in ITEMS)  # what no catalogue describes is not rankable
     for item in ITEMS:
         there, here = table.row(item.item_id), offline.items.row(item.item_id)
         assert table.item(there) == offline.items.item(here)
         np.testing.assert_allclose(table.sums(offline.now)[there], offline.items.sums(offline.now)[here], rtol=1e-9, atol=1e-12)
+
+
+# what a hash's fields, scripts and keys might take for something else
+NAMES = ("a=b", "x;y=3", ":c", "'q'", '"d"', "日本", "é", "a b", "%d", "=1;", "taken", "content", "3", "{3}\n")
+
+
+def said(table, state):
+    """What the state says: by item, of what was taken together and of what came next."""
+    nearby = table.nearby(state)
+    return dict(zip((table.ids[row] for row in nearby.rows), nearby.values.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_stream_and_batch_agree_on_what_goes_together_for_every_user(redis_url, batch):
+    items = [Item(item_id=name) for name in NAMES[:12]]  # two are never described
+    events = [
+        msgspec.structs.replace(event, item_id=NAMES[int(event.item_id)])
+        for event in some_events(seed=batch, n=300)
+        if isinstance(event, Engagement)
+    ]
+    offline = BatchState(items, USERS)
+    for event in events:
+        offline.apply(event)
+    store, reader = FeatureStore(connect(redis_url)), FeatureStore(connect(redis_url))
+    lasting = reader.load_items()
+    stream_into(store, events, batch, items=items, applied=lambda: reader.refresh_items(lasting))
+
+    loaded = store.load_items()
+    for user_id, state in sorted(offline.users.items()):
+        expected = said(offline.items, state)
+        (streamed,) = store.users([user_id])
+        for table in (loaded, lasting):
+            found = said(table, streamed)
+            assert found.keys() == expected.keys()
+            for name, values in expected.items():
+                assert found[name] == pytest.approx(values, rel=1e-5)
+    assert all(offline.items.taken(name) for name in NAMES)
+    assert [loaded.taken(item.item_id) for item in items] == [offline.items.taken(item.item_id) for item in items]
 
 
 def test_the_model_reads_the_same_inputs_from_stream_and_batch(redis_url):

@@ -8,7 +8,19 @@ from feed import wire
 from feed.catalogue import Item
 from feed.errors import BadSetting, OtherCatalogue, OtherLog
 from feed.features import counts, new_user
-from feed.io.redis import TRIM_FIELDS, Change, FeatureStore, Message, claim_catalogue, claim_topics, connect, read_catalogue
+from feed.features.near import Taken
+from feed.io.redis import (
+    NEAR_FIELDS,
+    TRIM_FIELDS,
+    UNCATALOGUED_SECONDS,
+    Change,
+    FeatureStore,
+    Message,
+    claim_catalogue,
+    claim_topics,
+    connect,
+    read_catalogue,
+)  # fmt: skip
 from feed.wire import Position
 
 
@@ -71,6 +83,51 @@ def test_an_item_that_no_catalogue_describes_is_counted_but_not_rankable_and_exp
     assert client.ttl("item:ghost") == -1
     assert store.counts("ghost") == {"click": 1}
     assert store.load_items().ids == ["ghost"]
+
+
+def test_what_an_item_was_taken_after_is_counted_with_the_batch_or_not_at_all(client):
+    store = FeatureStore(client)
+    taken = [Taken("7", {"a": 1000, "b": 900}), Taken("7", {"b": 1000}), Taken("8", {})]
+    assert store.apply(change(10, taken=taken), 0, "U", 0).done
+    assert not store.apply(change(20, taken=taken), 0, "U", 0).done
+    assert client.hgetall("near:7") == {b"a": b"1000", b"b": b"1900"}
+    assert [store.counts(item) for item in "78"] == [{"taken": 2}, {"taken": 1}]
+    assert not client.exists("near:8")
+
+
+def test_what_an_undescribed_item_was_taken_after_expires_with_it_and_stays_when_it_is_described(client):
+    store = FeatureStore(client)
+    store.apply(change(1, taken=[Taken("ghost", {"other": 1000})]), 0, "U", 0)
+    assert client.ttl("near:ghost") == client.ttl("item:ghost") == UNCATALOGUED_SECONDS
+    store.apply(Change(Position("C", 0, 1), items={i: Item(item_id=i) for i in ("ghost", "other")}), 0, "C", 0)
+    assert client.ttl("near:ghost") == client.ttl("item:ghost") == -1
+    state = new_user("1") | {"recent": ["other"]}
+    table = store.load_items()
+    assert [table.ids[row] for row in table.nearby(state).rows] == ["ghost"]
+
+
+def test_a_row_of_what_an_item_was_taken_after_gives_up_its_smaller_half_when_it_is_full(client):
+    store = FeatureStore(client)
+    reader = FeatureStore(connect(f"redis://127.0.0.1:{client.connection_pool.connection_kwargs['port']}/0"))
+    store.apply(Change(Position("C", 0, 1), items={"7": Item(item_id="7")}), 0, "C", 0)
+    lasting = reader.load_items()
+    names = [f"{k:03}" for k in range(NEAR_FIELDS)]
+    first = {name: 1000 if k < 100 else 500 for k, name in enumerate(names)}
+    assert store.apply(change(1, taken=[Taken("7", first)]), 0, "U", 0).done
+    assert client.hlen("near:7") == NEAR_FIELDS
+    reader.refresh_items(lasting)
+    assert store.apply(change(2, taken=[Taken("7", {"one more": 501})]), 1, "U", 0).done
+    kept = {**dict.fromkeys(names[:100], 1000), "one more": 501, **dict.fromkeys(names[100:127], 500)}
+    assert {name.decode(): int(n) for name, n in client.hgetall("near:7").items()} == kept
+    assert store.counts("7") == {"taken": 2}
+
+    # a table that knew more forgets it, as one that is loaded now never knew
+    described = {name: Item(item_id=name) for name in (*names, "one more")}
+    store.apply(Change(Position("C", 0, 2), items=described), 1, "C", 1)
+    reader.refresh_items(lasting)
+    for table in (lasting, store.load_items()):
+        says = {name for name in described if len(table.nearby(new_user("1") | {"recent": [name]}).rows)}
+        assert says == kept.keys()
 
 
 def test_refresh_brings_exactly_what_changed(client):
