@@ -20,7 +20,7 @@ console = Console(highlight=False)
 
 
 def generate(out: Path, users: int, items: int, interactions: int, seed: int) -> None:
-    """Write the tables and `world.json` into `out`, made if it is not there."""
+    """Write the tables and `world.json` into `out`, made if it is not there; say so if the world is too small for that many."""
     world = World(users, items, seed)
     with console.status("people look at feeds") as status:
         log = history.make(world, interactions, lambda n: status.update(f"people look at feeds: {n:,} of {interactions:,}"))
@@ -31,6 +31,12 @@ def generate(out: Path, users: int, items: int, interactions: int, seed: int) ->
     requests = sum(isinstance(event, Impression) for event in log.events)
     engagements = len(log.events) - requests
     console.print(f"{out}: {users:,} users, {items:,} items, {engagements:,} interactions after {requests:,} requests")
+    if engagements < interactions:
+        console.print(
+            f"[yellow]fewer interactions than the {interactions:,} asked for:[/] these people had no time or no items left for "
+            "more; take more --users or --items, or fewer --interactions",
+            soft_wrap=True,
+        )
 
 
 def main(

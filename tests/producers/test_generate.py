@@ -94,6 +94,13 @@ def test_a_world_too_small_for_what_is_wanted_ends_with_what_there_was() -> None
     assert sum(not isinstance(event, Impression) for event in log.events) >= 10
 
 
+def test_fewer_interactions_than_asked_for_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generate(tmp_path, 2, 5, 1000, seed=0)
+    assert "fewer interactions than the 1,000 asked for" in capsys.readouterr().out
+    generate(tmp_path, 10, 30, 20, seed=0)
+    assert "fewer interactions" not in capsys.readouterr().out
+
+
 def test_the_command_writes_what_finds_the_world_again(tmp_path: Path) -> None:
     options = ["--users", "20", "--items", "50", "--interactions", "200", "--seed", "3", "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, "producers/generate.py", *options], capture_output=True, text=True, check=False)
