@@ -255,6 +255,13 @@ def test_a_request_is_one_list_and_not_a_session(tmp_path: Path) -> None:
         dataset.read(folder(tmp_path, interactions="user_id,item_id,event,occurred_at,request_id\n" + rows))
 
 
+def test_a_log_written_over_a_simulated_world_is_none(tmp_path: Path) -> None:
+    log = dataset.read(folder(tmp_path / "log"))
+    (tmp_path / dataset.WORLD_FILE).write_text("{}")
+    dataset.write(log, tmp_path)
+    assert not (tmp_path / dataset.WORLD_FILE).exists()
+
+
 def test_context_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="no column 'weather' to take as context; there are 'user_id'"):
         dataset.read(folder(tmp_path), context=["weather"])

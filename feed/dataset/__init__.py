@@ -7,9 +7,7 @@ types of `feed.events` and `feed.catalogue`.
 """
 
 from feed.dataset.convert import events_of, from_events, items_of, users_of
-from feed.dataset.files import Format, read, write
+from feed.dataset.files import WORLD_FILE, Format, read, write
 from feed.dataset.schema import Dataset
-
-WORLD_FILE = "world.json"  # beside the tables of a simulated world: says which one it is, so that it can be found again
 
 __all__ = ["WORLD_FILE", "Dataset", "Format", "events_of", "from_events", "items_of", "read", "users_of", "write"]

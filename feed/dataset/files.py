@@ -21,6 +21,7 @@ log = structlog.get_logger()
 Format = Literal["parquet", "csv"]
 TABLES = {"users": USERS, "items": ITEMS, "interactions": INTERACTIONS}
 FORMATS = ("parquet", "csv")
+WORLD_FILE = "world.json"  # beside the tables of a simulated world: says which one it is, so that it can be found again
 
 
 def read(path: Path, context: Sequence[str] = ()) -> Dataset:
@@ -43,7 +44,8 @@ def read(path: Path, context: Sequence[str] = ()) -> Dataset:
 
 
 def write(dataset: Dataset, path: Path, format: Format = "parquet") -> None:
-    """Write the three tables into the folder `path`, made if it is not there; they replace those of the same format.
+    """Write the three tables into the folder `path`, made if it is not there; they replace those of the same format, and
+    `WORLD_FILE` goes with what it described.
 
     Raises `BadData` for a tag that csv cannot hold, and for a folder that holds tables in another format.
     """
@@ -54,6 +56,7 @@ def write(dataset: Dataset, path: Path, format: Format = "parquet") -> None:
         raise BadData(
             f"{path} holds {', '.join(others)}, and a folder has one format: move them away, or choose another folder"
         )
+    (path / WORLD_FILE).unlink(missing_ok=True)
     for name in TABLES:
         frame: pd.DataFrame = getattr(dataset, name)
         file = path / f"{name}.{format}"
