@@ -23,18 +23,21 @@ from feed import dataset, errors, logs, settings
 from feed.dataset import Dataset
 from feed.errors import BadData, BadSetting
 from feed.evaluation import files, report
-from feed.evaluation.models import MODELS, Parameters
+from feed.evaluation.models import MODELS as OFFLINE
+from feed.evaluation.models import Model, Parameters
 from feed.evaluation.protocol import Outcome, progressive, static
 from feed.evaluation.rows import Log, load
 from feed.evaluation.slices import Slice, slices
 from feed.evaluation.tuning import Trial, search
 from feed.events import POSITIVES, utc
+from offline.served import Served
 
 TEST_RUNS = Path(__file__).resolve().parents[1] / "docs" / "test-runs.md"
 LABELS = {
     "ndcg_at_10": "NDCG@10", "recall_at_10": "recall@10", "recall_at_50": "recall@50", "hit_rate_at_10": "hit rate@10",
     "mrr": "MRR", "auc": "AUC",
 }  # fmt: skip
+MODELS = {**OFFLINE, "served": Model(Served, online=True)}
 THREADS = 1  # so that figures of speed mean the same everywhere
 
 Protocol = Literal["progressive", "static"]
