@@ -102,7 +102,8 @@ def shuffled_labels(data: Path, seed: int) -> Snapshot:
     pairs, rows = chunks.positive.shape[1], chunks.positive.shape[1] + chunks.negative.shape[2]
     dealt = np.concatenate([chunk * rows + rng.permutation(rows) for chunk in range(len(chunks))])
     labels = rng.permutation(chunks.positive.ravel()).reshape(-1, pairs)
-    shuffled = replace(chunks, items=chunks.items.take(dealt), positive=labels)
+    said = np.take_along_axis(chunks.near, rng.random(chunks.near.shape[:3]).argsort(axis=2)[..., None], axis=2)
+    shuffled = replace(chunks, items=chunks.items.take(dealt), positive=labels, near=said)
     trained = train(space, shuffled, lambda model: 0.0, epochs=1, seed=seed)
     return Snapshot(trained.model, space, {})
 
