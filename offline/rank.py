@@ -24,11 +24,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from feed import dataset, errors, logs, settings
-from feed.errors import NoChampion
+from feed.errors import FeedError, NoChampion
 from feed.events import utc
-from feed.features import BatchState, ItemTable, UserState
+from feed.features import BatchState, FeatureSpace, ItemTable, UserState
 from feed.io.feeds import FeedStore
 from feed.io.redis import FeatureStore, connect, must_answer
+from feed.models import snapshot
 from feed.monitoring.quality import QUANTILES, Quality, measure
 from feed.ranking.arms import Policy
 from feed.ranking.live import load
@@ -60,7 +61,8 @@ class Audience:
 def run(configuration: Settings, output: Path, data: Path | None = None) -> Quality:
     """Rank everybody with the champion, write `output` and, without `data`, everybody's feed; print figures and report.
 
-    `data`: a folder in the data format, read instead of Redis. Raises `NoChampion`, `BadModel`, `BadData`.
+    `data`: a folder in the data format, read instead of Redis. Raises `NoChampion`, `BadModel`, `BadData`, and `FeedError` if
+    there is nobody to rank or nothing to rank them.
     """
     registry = Registry(configuration.registry)
     quality = None
@@ -73,6 +75,11 @@ def run(configuration: Settings, output: Path, data: Path | None = None) -> Qual
             )
         audience = from_redis(configuration.redis) if data is None else from_files(data)
         ranker = load(champion, audience.table, Policy.of(configuration), audience.now)
+        if strange := strangers(snapshot.load(champion.path).space, audience.table, audience.now):
+            log.warning(
+                "the model was trained on another catalogue: train one on this, with `python offline/bootstrap.py`",
+                version=champion.version, none_known_of=strange,
+            )  # fmt: skip
         quality = rank_all(ranker, audience, output, registry.generation)
     console = Console()
     console.print(figures(quality))
@@ -108,10 +115,25 @@ def natural(user_id: str) -> tuple[int, str]:
     return len(user_id), user_id
 
 
+def strangers(space: FeatureSpace, table: ItemTable, now: float) -> list[str]:
+    """Of category, creator, tag and item, those of which the model and the catalogue both have some, but none in common."""
+    inputs = space.item_inputs(table, None, now)
+    found = {vocabulary: inputs.categorical[:, column] for column, (_, vocabulary) in enumerate(space.item_spec.categorical)}
+    found["tag"] = inputs.bag_ids["tags"]
+    has = {
+        "category": bool(table.category.any()),
+        "creator": bool(table.creator.any()),
+        "tag": any(item.tags for item in table.by_id.values()),
+        "item": bool(table.by_id),
+    }
+    return [name for name, there in has.items() if there and space.sizes[name] > 1 and not found[name].any()]
+
+
 def rank_all(ranker: Ranker, audience: Audience, output: Path, serving: Callable[[], int]) -> Quality | None:
     """Rank and write; `output` appears when it is complete.
 
-    None, and `output` is as it was, if meanwhile the `serving` generation is no more the ranker's.
+    None, and `output` is as it was, if meanwhile the `serving` generation is no more the ranker's. Raises `FeedError`, and
+    `output` is as it was, if no user gets any item.
     """
     aside = output.with_name(f".{output.name}.writing")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -133,15 +155,16 @@ def rank_all(ranker: Ranker, audience: Audience, output: Path, serving: Callable
             if (now := serving()) != ranker.generation:
                 log.warning("the champion has changed: beginning again", ranked_with=ranker.generation, serving=now)
                 return None
-    aside.replace(output)
-    none = np.empty((0, 0))
     table = audience.table
-    return measure(
-        np.concatenate(rows) if rows else none.astype(np.int64),
-        np.concatenate(scores) if scores else none,
-        table.category,
-        table.known,
-    )
+    if not any((part >= 0).any() for part in rows):
+        aside.unlink()
+        raise FeedError(
+            f"nobody was ranked: {len(audience.ids)} users are known and {table.known.sum()} items, and there must be "
+            f"some that exist and that somebody has not consumed; {output} is as it was. Publish users and items first "
+            "(docs/connect.md), or describe them in the folder's tables"
+        )
+    aside.replace(output)
+    return measure(np.concatenate(rows), np.concatenate(scores), table.category, table.known)
 
 
 def write_header(file: TextIO) -> None:

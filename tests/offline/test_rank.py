@@ -5,10 +5,11 @@ import re
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from feed import dataset
-from feed.catalogue import User
-from feed.errors import NoChampion
+from feed.catalogue import Item, User
+from feed.errors import FeedError, NoChampion
 from feed.features import consumed
 from feed.io.feeds import FeedStore
 from feed.io.redis import connect
@@ -130,6 +131,31 @@ def test_without_a_champion_the_error_says_how_to_get_one(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NoChampion, match=r"no champion in .*registry.*bootstrap\.py"):
         rank.run(Settings(registry=tmp_path / "registry"), tmp_path / "rankings.csv")
+
+
+def test_nobody_to_rank_is_an_error_and_leaves_the_file_as_it_was(redis_url, configuration, tmp_path):
+    (tmp_path / "rankings.csv").write_text("of yesterday")
+    configuration = configuration.model_copy(update={"redis": redis_url})
+    with pytest.raises(FeedError, match="nobody was ranked: 0 users are known and 0 items"):
+        rank.run(configuration, tmp_path / "rankings.csv")
+    everything = [click(0, k) for k in range(3)]
+    dataset.write(dataset.from_events(everything, [item(k) for k in range(3)], []), tmp_path / "data")
+    with pytest.raises(FeedError, match="nobody was ranked: 1 users are known and 3 items"):
+        rank.run(configuration, tmp_path / "rankings.csv", data=tmp_path / "data")
+    assert {file.name for file in tmp_path.iterdir()} == {"registry", "data", "rankings.csv"}
+    assert (tmp_path / "rankings.csv").read_text() == "of yesterday"
+
+
+def test_a_model_of_another_catalogue_is_said(configuration, tmp_path):
+    def said(*items):
+        dataset.write(dataset.from_events([click(0, "i0")], items, []), tmp_path / "data")
+        with capture_logs() as logs:
+            rank.run(configuration, tmp_path / "rankings.csv", data=tmp_path / "data")
+        return [entry["none_known_of"] for entry in logs if "another catalogue" in entry["event"]]
+
+    assert said(Item(item_id="i0"), Item(item_id="i1", category="c1", creator_id="k1", tags=("t1",))) == []
+    assert said(Item(item_id="i0"), Item(item_id="i1", category="x", creator_id="k1", tags=("y",))) == [["category", "tag"]]
+    assert said(Item(item_id="i0"), Item(item_id="i1")) == []  # nothing to compare
 
 
 def passed_over(feed, ranked):
