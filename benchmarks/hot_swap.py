@@ -36,6 +36,7 @@ from feed import logs, settings, wire
 from feed.catalogue import Item
 from feed.events import Click, utc
 from feed.features import BatchState, FeatureSpace
+from feed.features.near import taken
 from feed.io import kafka
 from feed.io.feeds import FeedStore
 from feed.io.redis import Change, FeatureStore, connect
@@ -176,12 +177,15 @@ def until(condition: Callable[[], bool]) -> float:
 def fill(features: FeatureStore) -> BatchState:
     """Put a world into Redis in which user u has clicked on items u, u + 1 and u + 2, a second apart."""
     state = BatchState([Item(item_id=k, category=f"c{k % 20}", created_at=utc(START - 86400)) for k in range(ITEMS)])
+    change = Change(Position("L", 0, 1), users=state.users, items=state.items.by_id)
     for k in range(3 * USERS):
         user, item = k // 3, (k // 3 + k % 3) % ITEMS
-        state.apply(Click(event_id=str(k), user_id=user, item_id=item, occurred_at=utc(START + k)))
-    if not features.apply(
-        Change(Position("L", 0, 1), users=state.users, items=state.items.by_id, newest=state.now), 0, "U", 0
-    ).done:
+        click = Click(event_id=str(k), user_id=user, item_id=item, occurred_at=utc(START + k))
+        if (of_item := taken(state.user(click.user_id), click)) is not None:
+            change.taken.append(of_item)
+        state.apply(click)
+    change.newest = state.now
+    if not features.apply(change, 0, "U", 0).done:
         raise RuntimeError("not applied")
     return state
 
@@ -193,6 +197,7 @@ def two_versions(registry: Registry, state: BatchState) -> list[str]:
     for seed in (0, 1):
         torch.manual_seed(seed)
         model = TwoTower(space.user_spec, space.item_spec, space.sizes)
+        model.mix.data.normal_()
         versions.append(registry.publish(lambda path, model=model: snapshots.save(path, model, space, {})))
     return versions
 
