@@ -89,6 +89,8 @@ OURS: Mapping[str, Row] = {
     "prior": Row("prior", ONLINE),
     "prior-covisitation": Row("prior-covisitation", ONLINE),
     "two-tower": Row("two-tower", ONLINE),
+    "served": Row("served", ONLINE),
+    "served, frozen": Row("served"),
 }
 ABLATIONS: Mapping[str, Row] = {
     "without prior": without("prior"),

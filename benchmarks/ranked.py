@@ -18,7 +18,7 @@ from benchmarks.page import table
 from benchmarks.quality import ABLATIONS, BASELINES, OURS, ROWS
 from feed.errors import FeedError
 from feed.evaluation.metrics import mean_interval
-from feed.evaluation.models import MODELS
+from offline.evaluate import MODELS
 
 WHOLE, FROZEN = "mixture", "mixture, frozen"
 PARTS = (WHOLE, "prior-covisitation", *ABLATIONS)  # prior-covisitation is the whole without the two-tower
