@@ -4,6 +4,7 @@ folder in the data format ─► rows in order of time ─► tune on 70-80 % �
                                                                          recs.csv, targets.csv, report.json in --out
 """
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import pandas as pd
 import torch
 import typer
@@ -21,10 +21,11 @@ from rich.table import Table
 
 from feed import dataset, errors, logs, settings
 from feed.dataset import Dataset
+from feed.dataset.columns import NUMBER
 from feed.errors import BadData, BadSetting
 from feed.evaluation import files, report
+from feed.evaluation.models import BOUNDS, Model, Parameters
 from feed.evaluation.models import MODELS as OFFLINE
-from feed.evaluation.models import Model, Parameters
 from feed.evaluation.protocol import Outcome, progressive, static
 from feed.evaluation.rows import Log, load
 from feed.evaluation.slices import Slice, slices
@@ -92,19 +93,16 @@ def run(data: Dataset, plan: Plan, log: Log, parts: tuple[Slice, Slice], test: b
 
 
 def evaluate(plan: Plan, log: Log, part: Slice, parameters: Parameters, progress: Callable[[int, int], None]) -> Outcome:
-    """One model, one slice. Raises `BadSetting` for parameters that it does not have, or that it cannot work with."""
+    """One model, one slice. Raises `BadSetting` for parameters that it cannot work with."""
     torch.manual_seed(plan.seed)  # some models draw from the global generator
     try:
         model = MODELS[plan.model].build(**parameters)
-    except TypeError as error:
-        raise BadSetting(f"--set: {plan.model} cannot be built with {_words(parameters)}: {error}") from error
-    try:
         if plan.protocol == "static":
             return static(model, log, part, seed=plan.seed, progress=progress)
         return progressive(
             model, log, part, state_every=plan.state_every, learn_every=plan.learn_every, seed=plan.seed, progress=progress
         )
-    except (TypeError, np.linalg.LinAlgError) as error:
+    except (ArithmeticError, AssertionError, MemoryError, RuntimeError, ValueError) as error:
         if not plan.fixed:
             raise
         raise BadSetting(f"--set: {plan.model} cannot work with {_words(parameters)}: {error}; --grid shows values") from error
@@ -254,7 +252,7 @@ def main(
     log = load(tables_, kinds, configuration.attribution_seconds, seed)
     parts = slices(log.rows, _time("--tune-from", tune_from), _time("--test-from", test_from))
     learn = int(MODELS[model].online) if learn_every is None else learn_every
-    plan = Plan(model, protocol, state_every, learn, seed, _fixed(given or ()), tune)
+    plan = Plan(model, protocol, state_every, learn, seed, fixed(model, given or ()), tune)
     outcome, result = run(tables_, plan, log, parts, test)
     result["run"] |= {"positive": sorted(kinds), "window_seconds": configuration.attribution_seconds}
     folder = out or Path("var") / "evaluate" / f"{model}-{parts[int(test)].name}"
@@ -265,17 +263,29 @@ def main(
     console.print(f"{folder}: recs.csv, targets.csv, report.json", highlight=False, soft_wrap=True)
 
 
-def _fixed(given: Sequence[str]) -> Parameters:
+def fixed(model: str, given: Sequence[str]) -> Parameters:
+    """The parameters of --set. Raises `BadSetting` for a name that the model does not have, and a value that it cannot have."""
+    known = MODELS[model].parameters()
     parameters: Parameters = {}
     for one in given:
         name, equals, value = one.partition("=")
         if not equals:
             raise BadSetting(f"--set {one!r}: NAME=VALUE is needed, like ridge=100")
-        try:
-            parameters[name] = int(value) if value.lstrip("-").isdigit() else float(value)
-        except ValueError as error:
-            raise BadSetting(f"--set {one!r}: the value is not a number") from error
+        if name not in known:
+            raise BadSetting(f"--set {one!r}: {model} has no {name!r}; it has {', '.join(sorted(known)) or 'no parameters'}")
+        if name in parameters:
+            raise BadSetting(f"--set {one!r}: {name} is given twice")
+        parameters[name] = _number(one, value, known[name], (0, 1) if known[name] is bool else BOUNDS[name])
     return parameters
+
+
+def _number(one: str, value: str, kind: Any, bounds: tuple[float, float]) -> float | int | bool:
+    least, most = bounds
+    number = float(value) if re.fullmatch(NUMBER, value, re.ASCII) else float("nan")
+    if not least <= number <= most or (kind in (bool, int) and number % 1):
+        what = {bool: "0 or 1", int: f"a whole number from {least:,} to {most:,}"}
+        raise BadSetting(f"--set {one!r}: the value is to be {what.get(kind, f'a number from {least:,} to {most:,}')}")
+    return bool(number) if kind is bool else int(number) if kind is int else number
 
 
 def _time(option: str, given: str | None) -> float | None:

@@ -1,7 +1,8 @@
 """The models that can be evaluated, by name, each with the grid it is tuned on."""
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,12 @@ class Model:
     build: Callable[..., Recommender]
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     online: bool = False
+
+    def parameters(self) -> dict[str, Any]:
+        """The type of each parameter that `build` takes, by name."""
+        taken = inspect.signature(self.build).parameters.values()
+        own = {one.name: one.annotation for one in taken if one.kind is not one.VAR_KEYWORD}
+        return own if len(own) == len(taken) else own | {one.name: one.type for one in fields(Parts)}
 
 
 def _mixture(seed: int = 0, **parts: Any) -> Recommender:
@@ -87,4 +94,27 @@ MODELS: Mapping[str, Model] = {
     "two-tower": Model(partial(_mixture, prior=False, covisitation=False), online=True),
     "mixture": Model(_mixture, online=True),
     "mixture-sequence": Model(partial(_mixture, sequence=True), online=True),
+}
+
+# least and most of each parameter, whichever model has it; switches are 0 or 1
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "balance": (0, 1),
+    "confidence": (1e-3, 1_000_000),
+    "decay": (0, 1),
+    "dropout": (0, 0.99),
+    "epochs": (1, 10_000),
+    "factors": (1, 2048),
+    "fold_rate": (0, 1000),
+    "half_life_days": (1e-4, 1_000_000),
+    "layers": (1, 16),
+    "neighbours": (1, 1_000_000),
+    "online_rate": (0, 1),
+    "prior": (0, 1000),
+    "rate": (0, 1),
+    "ridge": (0, 1_000_000_000),
+    "seed": (0, 2**32 - 1),
+    "shrink": (0, 1_000_000_000),
+    "skipped": (0, 1_000_000),
+    "small": (0, 1_000_000),
+    "width": (1, 2048),
 }

@@ -50,7 +50,10 @@ class Ranker:
         codes = np.flatnonzero(candidates)
         own = np.asarray(scores)[codes]
         if np.isnan(own).any():
-            raise BadModel(f"the model gave {np.isnan(own).sum()} of {len(own)} items no number as a score; lower its rate")
+            raise BadModel(
+                f"the model gave {np.isnan(own).sum()} of {len(own)} items no number as a score: it diverged; give it other "
+                "parameters with --set (--grid shows some)"
+            )
         mixed = self._rng.permutation(len(codes))
         codes, own = codes[mixed], own[mixed]
         places = _places(own, DEPTH)

@@ -10,8 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from feed import dataset
-from feed.errors import BadData, BadSetting, FeedError
-from feed.evaluation.models import Model
+from feed.errors import BadData, BadModel, BadSetting, FeedError
+from feed.evaluation.models import BOUNDS, Model
 from offline import evaluate
 from tests.evaluation import logs
 
@@ -145,9 +145,16 @@ def test_the_grids_are_printed():
         (["--model", "magic"], "'magic' is none of popular"),
         (["--model", "ease", "--learn-every", "1"], "do not learn online"),
         (["--model", "ease", "--set", "ridge"], "NAME=VALUE"),
-        (["--model", "ease", "--set", "ridge=much"], "not a number"),
-        (["--model", "ease", "--no-tune", "--set", "fridge=1"], "cannot be built with"),
-        (["--model", "bpr", "--no-tune", "--set", "factors=2.5"], "bpr cannot work with"),
+        (["--model", "ease", "--set", "ridge=much"], "'ridge=much': the value is to be a number from 0 to 1,000,000,000"),
+        (["--model", "ease", "--set", "ridge=nan"], "'ridge=nan': the value is to be a number"),
+        (["--model", "ease", "--set", "ridge=1e999"], "'ridge=1e999': the value is to be a number"),
+        (["--model", "ease", "--set", "ridge=-1"], "'ridge=-1': the value is to be a number from 0"),
+        (["--model", "ease", "--set", "fridge=1"], "ease has no 'fridge'; it has decay, half_life_days, prior, ridge"),
+        (["--model", "mixture", "--set", "fridge=1"], "mixture has no 'fridge'; it has attributes, covisitation, history"),
+        (["--model", "ease", "--set", "ridge=1", "--set", "ridge=2"], "'ridge=2': ridge is given twice"),
+        (["--model", "bpr", "--set", "factors=2.5"], "'factors=2.5': the value is to be a whole number from 1 to 2,048"),
+        (["--model", "mixture", "--set", "prior=2"], "'prior=2': the value is to be 0 or 1"),
+        (["--model", "sasrec", "--no-tune", "--set", "width=65"], "sasrec cannot work with .*width=65"),
         (["--tune-from", "yesterday"], "is no time"),
         (["--test-from", ""], "is no time"),
     ],
@@ -155,6 +162,21 @@ def test_the_grids_are_printed():
 def test_an_option_that_cannot_be_is_named(camps, arguments, message):
     with pytest.raises(BadSetting, match=message):
         run("--data", camps, *arguments)
+
+
+@pytest.mark.parametrize("model", evaluate.MODELS)
+def test_every_parameter_has_bounds_and_every_value_of_a_grid_keeps_them(model):
+    grid = evaluate.MODELS[model].grid
+    for name, kind in evaluate.MODELS[model].parameters().items():
+        assert kind is bool or name in BOUNDS
+        for value in grid.get(name, ()):
+            assert evaluate.fixed(model, [f"{name}={value}"]) == {name: value}
+    assert set(grid) <= set(evaluate.MODELS[model].parameters())
+
+
+def test_a_model_that_diverges_says_so(camps):
+    with pytest.raises(BadModel, match="diverged; give it other parameters with --set"):
+        run("--data", camps, "--model", "bpr", "--no-tune", "--set", "ridge=1e9")
 
 
 def test_data_is_needed():

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from feed.errors import BadSetting
+from feed.errors import BadModel, BadSetting
 from feed.evaluation.baselines.liked import Liked, liked_of
 from feed.evaluation.rows import Catalogue, Rows
 
@@ -133,7 +133,10 @@ def _package(name: str) -> Any:
 
 def _train(model: Any, likes: Any) -> None:
     with importlib.import_module("threadpoolctl").threadpool_limits(1, "blas"):  # else its threads and those of BLAS wait
-        model.fit(likes, show_progress=False)
+        try:
+            model.fit(likes, show_progress=False)
+        except _package("implicit.recommender_base").ModelFitError as error:
+            raise BadModel(f"{error}: the model diverged; give it other parameters with --set (--grid shows some)") from error
 
 
 def _matrix(liked: Liked, catalogue: Catalogue) -> Any:
