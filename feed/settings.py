@@ -12,6 +12,7 @@ from feed.errors import BadSetting
 from feed.objective import Objective
 
 PREFIX = "FEED_"
+DAY = 86_400.0
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -29,19 +30,27 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: coloured on a terminal, else JSON")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     session_seconds: float = Field(6.0, ge=1, le=300, description="Kafka group session of the stream processors")
-    future_seconds: float = Field(300.0, ge=0, description="how far ahead of the wall clock an event's time may be")
+    future_seconds: float = Field(
+        300.0, ge=0, le=365 * DAY, description="how far ahead of the wall clock an event's time may be"
+    )
     attribution_seconds: float = Field(
-        1800.0, gt=0, description="event time within which an engagement belongs to the impression that showed its item"
+        1800.0,
+        gt=0,
+        le=30 * DAY,
+        description="event time within which an engagement belongs to the impression that showed its item",
     )
     idle_seconds: float = Field(
-        1800.0, gt=0, description="wall clock after which the windows of a partition close in which nothing is left to read"
+        1800.0,
+        gt=0,
+        le=365 * DAY,
+        description="wall clock after which the windows of a partition close in which nothing is left to read",
     )
     examples_days: int = Field(
         30, ge=1, le=36_500, description="how long training-examples are kept; used when the topic is created"
     )
-    snapshot_seconds: float = Field(15.0, gt=0, description="the learner publishes what it has learned this often")
+    snapshot_seconds: float = Field(15.0, gt=0, le=DAY, description="the learner publishes what it has learned this often")
     trial_requests: int = Field(
-        20_000, ge=100, description="requests with evidence after which a trial without a verdict is given up"
+        20_000, ge=100, le=1_000_000_000, description="requests with evidence after which a trial without a verdict is given up"
     )
     feed_size: int = Field(50, ge=1, le=500, description="items in a feed")
     popular_share: Share = Field(0.05, description="share of users whose feed is the most popular items (arm `popular`)")
@@ -60,10 +69,10 @@ class Settings(BaseSettings):
     seed_data: str = Field(
         "simulated", description="what `seed` fills an empty system with: `simulated`, `none`, or a folder in the data format"
     )
-    seed_users: int = Field(1000, ge=1, description="users of the simulated world")
-    seed_items: int = Field(5000, ge=1, description="items of the simulated world")
-    seed_interactions: int = Field(50_000, ge=1, description="engagements in its history")
-    world_seed: int = Field(0, ge=0, description="same seed, same world")
+    seed_users: int = Field(1000, ge=1, le=10_000_000, description="users of the simulated world")
+    seed_items: int = Field(5000, ge=1, le=10_000_000, description="items of the simulated world")
+    seed_interactions: int = Field(50_000, ge=1, le=1_000_000_000, description="engagements in its history")
+    world_seed: int = Field(0, ge=0, le=2**32 - 1, description="same seed, same world")
     server_host: str = Field("127.0.0.1", description="address the model server listens on")
     server_port: int = Field(8000, ge=1, le=65535)
 

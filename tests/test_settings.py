@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from feed import settings
 from feed.errors import BadSetting
@@ -46,6 +47,10 @@ def test_an_unknown_setting_is_refused_by_name(where: str, tmp_path: Path, monke
         ("FEED_LOG_LEVEL", "loud"),
         ("FEED_SERVER_PORT", "70000"),
         ("FEED_FUTURE_SECONDS", "-1"),
+        ("FEED_FUTURE_SECONDS", "nan"),
+        ("FEED_IDLE_SECONDS", "inf"),
+        ("FEED_SNAPSHOT_SECONDS", "1e300"),
+        ("FEED_ATTRIBUTION_SECONDS", "0"),
     ],
 )
 def test_an_impossible_value_is_refused_with_name_and_value(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,14 +73,26 @@ def test_settings_do_not_change() -> None:
         settings.load().feed_size = 3  # type: ignore[misc]
 
 
-def test_the_page_lists_every_setting_with_its_default() -> None:
+def allowed(field: FieldInfo) -> str:
+    """The numbers that a setting can be, as the page says it; empty for one that is no number."""
+    bounds = {name: getattr(one, name) for one in field.metadata for name in ("ge", "gt", "le") if hasattr(one, name)}
+    if not bounds:
+        return ""
+    least = f"{bounds['ge']:,}" if "ge" in bounds else f"more than {bounds['gt']:,}"
+    return f"{least} to {int(bounds['le']):,}"
+
+
+def test_the_page_lists_every_setting_with_its_default_and_what_it_can_be() -> None:
     rows = {
-        cells[1].strip(" `"): cells[2].strip(" `")
+        cells[1].strip(" `"): (cells[2].strip(" `"), cells[3].strip())
         for line in PAGE.read_text().splitlines()
         if line.startswith("| `FEED_") and (cells := line.split("|"))
     }
-    defaults = {
-        settings.PREFIX + name.upper(): f"{default:g}" if isinstance(default := field.default, float) else str(default)
+    expected = {
+        settings.PREFIX + name.upper(): (
+            f"{default:g}" if isinstance(default := field.default, float) else str(default),
+            allowed(field),
+        )
         for name, field in settings.Settings.model_fields.items()
     }
-    assert rows == defaults
+    assert rows == expected
