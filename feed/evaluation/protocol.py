@@ -156,7 +156,6 @@ class _Progressive:
 
     def _rank(self, k: int, user: int, at: float) -> None:
         candidates = self._seen.candidates(user, at)
-        candidates[self._rows.item[k]] = True  # it happened, so it exists, whatever the table says
         scores = self._model.scores(user, at)
         self._ranker.add(k, user, int(self._seen.events[user]), scores, candidates, self._rows.item[k : k + 1])
 

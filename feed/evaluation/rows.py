@@ -71,9 +71,9 @@ class Rows:
 class Catalogue:
     """m items by code.
 
-    `created` float64 (m,) seconds since 1970, -inf where unknown, inf for an item that no table describes (it is never
-    ranked); `category`, `creator` int32 (m,) codes, 0 = none; `tags`: codes from 1 on, one tuple an item. `user_features` int32
-    (u, f): codes of the users' categorical columns, 0 = none.
+    `created` float64 (m,) seconds since 1970: the time in the table, or the item's first row if that is earlier; -inf where
+    unknown, inf for an item that no table describes (it is never ranked); `category`, `creator` int32 (m,) codes, 0 = none;
+    `tags`: codes from 1 on, one tuple an item. `user_features` int32 (u, f): codes of the users' categorical columns, 0 = none.
     """
 
     created: np.ndarray
@@ -116,7 +116,9 @@ def load(data: Dataset, positive: Collection[str], window: float, seed: int) -> 
     user, item = (index.get_indexer(pd.Index(table[name])) for index, name in ((users, "user_id"), (items, "item_id")))
     at = pd.DatetimeIndex(table["occurred_at"]).tz_convert(None).to_numpy().astype("datetime64[us]").astype(np.int64) / 1e6
     kind = pd.Index(KINDS).get_indexer(pd.Index(table["event"])).astype(np.int8)
-    catalogue = _catalogue(data, users, items)
+    first_seen = np.full(len(items), np.inf)
+    np.minimum.at(first_seen, item, at)
+    catalogue = _catalogue(data, users, items, first_seen)
     dwell = table["dwell_ms"].to_numpy("float32", na_value=np.nan) / 1000 if "dwell_ms" in table else np.full(len(at), np.nan)
     event, new = events(user, item, at, window)
     wanted = np.isin(kind, [KINDS.index(name) for name in positive])
@@ -157,13 +159,14 @@ def _permuted(used: pd.Series, described: pd.Series, rng: np.random.Generator) -
     return pd.Index(rng.permutation(pd.unique(pd.concat([described, used]).astype(object)).astype(object)))
 
 
-def _catalogue(data: Dataset, users: pd.Index, items: pd.Index) -> Catalogue:
+def _catalogue(data: Dataset, users: pd.Index, items: pd.Index, first_seen: np.ndarray) -> Catalogue:
     table = data.items.set_index("item_id").reindex(items)
     created = np.full(len(items), -np.inf)
     if "created_at" in table:
         known = table["created_at"].notna().to_numpy()
         times = pd.DatetimeIndex(table["created_at"][known]).tz_convert(None)
         created[known] = times.to_numpy().astype("datetime64[us]").astype(np.int64) / 1e6
+    created = np.minimum(created, first_seen)
     created[~items.isin(data.items["item_id"])] = np.inf
     tags: tuple[tuple[int, ...], ...] = ((),) * len(items)
     if "tags" in table:

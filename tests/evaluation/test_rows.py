@@ -4,7 +4,7 @@ import pytest
 
 from feed.errors import BadData
 from feed.evaluation.rows import load
-from tests.evaluation.logs import POSITIVE, WINDOW, dataset, log
+from tests.evaluation.logs import POSITIVE, START, WINDOW, dataset, log
 
 
 def test_rows_of_a_user_and_item_within_the_window_of_the_first_are_one_event():
@@ -57,6 +57,12 @@ def test_creation_times_are_seconds_and_unknown_ones_are_always_there():
     items = {"item_id": ["a", "b"], "created_at": [pd.Timestamp(100, unit="s", tz="UTC"), None]}
     found = log([("u", "a", "click", 0), ("u", "b", "click", 0)], items=items)
     assert found.catalogue.created[found.rows.item].tolist() == [100.0, -np.inf]
+
+
+def test_an_item_exists_from_its_first_row_on_if_the_table_says_later():
+    items = {"item_id": ["a", "b"], "created_at": [START + pd.Timedelta(1, unit="D"), START - pd.Timedelta(1, unit="D")]}
+    found = log([("u", "a", "impression", 10), ("v", "a", "click", 20), ("u", "b", "click", 20)], items=items)
+    assert found.catalogue.created[found.rows.item].tolist() == [START.timestamp() + s for s in (10, 10, -86400)]
 
 
 def test_a_kind_that_does_not_exist_cannot_be_positive():
