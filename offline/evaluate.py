@@ -154,23 +154,25 @@ def commit() -> str:
         return "unknown"
 
 
-def count(path: Path, folder: str, result: dict[str, Any]) -> int:
-    """Append a test run to the list and return its number, from 1."""
+def count(path: Path, folder: str, result: dict[str, Any]) -> tuple[int, int]:
+    """Append a test run to the list; returns its number there and among the runs on the same log, both from 1."""
     head = "# Runs on the test slice\n\nEvery one, in order, appended by `offline/evaluate.py --test`.\n\n"
     head += "| n | when | commit | data | model and configuration | NDCG@10 |\n|---|---|---|---|---|---|\n"
     lines = path.read_text() if path.exists() else head
-    number = 1 + sum(line.startswith("| ") and line[2].isdigit() for line in lines.splitlines())
+    runs = [line for line in lines.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    number = 1 + len(runs)
     ran, figure = result["run"], result["figures"]["all"].get("ndcg_at_10")
     how = [ran["protocol"], f"positive {'+'.join(ran['positive'])}", _words(ran["parameters"])]
     if ran["protocol"] == "progressive":
         how.append(f"state every {ran['state_every']}, weights every {ran['learn_every']}")
     how.append(f"seed {ran['seed']}")
     cells = [
-        str(number), utc(time.time()).strftime("%Y-%m-%d %H:%M"), ran["commit"], f"{folder} {ran['data']}",
+        str(number), utc(time.time()).strftime("%Y-%m-%d %H:%M"), ran["commit"], f"{folder.replace('|', '/')} {ran['data']}",
         f"{ran['model']}: {', '.join(part for part in how if part)}", _figure(figure) if figure else "no targets",
     ]  # fmt: skip
+    path.parent.mkdir(exist_ok=True)  # an installation without the documents
     path.write_text(lines + "| " + " | ".join(cells) + " |\n")
-    return number
+    return number, 1 + sum(f" {ran['data']} |" in line for line in runs)
 
 
 def tables(result: dict[str, Any], console: Console) -> None:
@@ -259,7 +261,10 @@ def main(
     files.write(folder, outcome.targets, log, result)
     tables(result, console)
     if test:
-        console.print(f"test run {count(TEST_RUNS, data.resolve().name, result)}, counted in {TEST_RUNS.name}", highlight=False)
+        number, of_log = count(TEST_RUNS, data.resolve().name, result)
+        console.print(
+            f"test run {of_log} of this log, {number} of all that stand in {TEST_RUNS}", highlight=False, soft_wrap=True
+        )
     console.print(f"{folder}: recs.csv, targets.csv, report.json", highlight=False, soft_wrap=True)
 
 

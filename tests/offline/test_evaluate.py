@@ -91,12 +91,16 @@ def test_one_seed_gives_one_result(camps, tmp_path, monkeypatch):
 def test_only_test_runs_score_the_last_fifth_and_each_is_counted(camps, counted, tmp_path):
     run("--data", camps, "--model", "popular", "--out", tmp_path / "a")
     assert not counted.exists()
-    for _ in range(2):
-        run("--data", camps, "--model", "popular", "--test", "--out", tmp_path / "b")
+    for n in (1, 2):
+        shown = run("--data", camps, "--model", "popular", "--test", "--out", tmp_path / "b")
+        assert f"test run {n} of this log, {n} of all that stand in {counted}" in shown
     assert (report(tmp_path / "a")["run"]["rows"], report(tmp_path / "b")["run"]["rows"]) == ([280, 320], [320, 400])
     lines = [line for line in counted.read_text().splitlines() if line.startswith("| ")][1:]
     assert [line.split("|")[1].strip() for line in lines] == ["1", "2"]
     assert "popular: progressive" in lines[0]
+    dataset.write(logs.dataset(logs.two_camps(seed=1)), tmp_path / "other")
+    shown = run("--data", tmp_path / "other", "--model", "popular", "--test", "--out", tmp_path / "b")
+    assert "test run 1 of this log, 3 of all" in shown
 
 
 def test_static_lists_are_by_user(camps, tmp_path):
