@@ -104,6 +104,7 @@ ABLATIONS: Mapping[str, Row] = {
     "sampled": without(small=0),
     "sampled, without logQ": without("logq", small=0),
     "sequence": without(sequence=1),
+    "context": without(context=1),
     "shown-but-skipped, 0.5 %": without(skipped=0.005, log="world"),  # MovieLens has no impressions
     "shown-but-skipped, 3 %": without(skipped=0.03, log="world"),
 }

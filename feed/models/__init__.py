@@ -1,4 +1,5 @@
 """Models, how they are trained, and how they rest on disk.
 
-`two_tower` holds the served model, `mixture` one that ranks logs only, `train` its examples, loss and loop, `snapshot` the folder of one trained version.
+`two_tower` holds the served model, `train` its examples, loss and loop, `snapshot` the folder of one trained version;
+`mixture` ranks logs only.
 """

@@ -5,9 +5,8 @@ Written out, because `torch.optim` imports torch's compiler: 4 seconds for these
 Reference: Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization", algorithm 1.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,20 +19,6 @@ class Adam:
     def __init__(self, weights: Iterable[Tensor]) -> None:
         self._parts = [(w, torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
         self._steps = 0
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Steps and both moments of each weight, by its number."""
-        arrays = {"steps": np.array(self._steps)}
-        for i, (_, m, v) in enumerate(self._parts):
-            arrays |= {f"m.{i}": m.numpy().copy(), f"v.{i}": v.numpy().copy()}
-        return arrays
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `to_arrays` gave of the same weights."""
-        self._steps = int(arrays["steps"])
-        for i, (_, m, v) in enumerate(self._parts):
-            m.copy_(torch.from_numpy(arrays[f"m.{i}"]))
-            v.copy_(torch.from_numpy(arrays[f"v.{i}"]))
 
     @torch.no_grad()
     def step(self, rate: float) -> None:

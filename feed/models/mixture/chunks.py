@@ -17,29 +17,42 @@ SAMPLED = 512  # candidates of a larger catalogue
 HISTORY = 50
 DECAY = 0.9
 TRAINED = 20.0  # positives at which an item's own embedding counts half
+CONTEXT = (24, 7, 8)  # hours of the day and days of the week (UTC), and lengths of a pause
+PAUSES = (60.0, 600.0, 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0)  # seconds
+
+
+class Moment(NamedTuple):
+    """Codes of `CONTEXT`: hour, weekday (0 = Thursday, as 1970 began), how long ago the user's last event was (7 = never)."""
+
+    hour: int = 0
+    weekday: int = 0
+    pause: int = 7
 
 
 class Person(NamedTuple):
-    """A user (row of the profiles), the latest items liked, the latest first, and the number of positives."""
+    """A user (row of the profiles), the latest items liked, the latest first, the number of positives, and the moment."""
 
     user: int
     liked: Sequence[int]
     positives: int
+    moment: Moment = Moment()
 
 
 @dataclass(frozen=True)
 class Chunk:
     """m positives with what was known just before each, and the items they are compared with.
 
-    `users` int64 (m,) rows of the profiles, `history` int64 (m, 50) with its `weights` float32 (m, 50), 0 where there is
-    nothing; `positives` float32 (m,) log(1 + number); `candidates` int64 (s,) item codes, the same array in chunks that
-    share them, `target` int64 (m,) places among them, `offset` float16 (m, s), -inf for what could not have been taken.
+    `users` int64 (m,) rows of the profiles; `history` int64 (m, 50) and its `weights` float32 (m, 50), 0 where there is
+    nothing; `positives` float32 (m,) log(1 + number); `moments` int64 (m, 3); `candidates` int64 (s,) item codes, the same
+    array in chunks that share them, `target` int64 (m,) places among them, `offset` float16 (m, s), -inf for what could not have been
+    taken; `evidence` float32 (s,) of the candidates.
     """
 
     users: np.ndarray
     history: np.ndarray
     weights: np.ndarray
     positives: np.ndarray
+    moments: np.ndarray
     candidates: np.ndarray
     target: np.ndarray
     offset: np.ndarray
@@ -52,17 +65,25 @@ def evidence(counts: np.ndarray) -> np.ndarray:
     return share
 
 
-def rows(people: Sequence[Person]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """`users`, `history`, `weights` and `positives` of a `Chunk`."""
+def moment(at: float, last: float | None) -> Moment:
+    """Of a user at `at`, whose last event was at `last` (seconds since 1970; None: there was none)."""
+    days, seconds = divmod(at, 86400.0)
+    pause = 7 if last is None else int(np.searchsorted(PAUSES, at - last, side="right"))
+    return Moment(int(seconds // 3600), int(days % 7), pause)
+
+
+def rows(people: Sequence[Person]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """`users`, `history`, `weights`, `positives` and `moments` of a `Chunk`."""
     history = np.zeros((len(people), HISTORY), np.int64)
     weights = np.zeros((len(people), HISTORY), np.float32)
-    for row, (_, liked, _) in enumerate(people):
-        latest = liked[:HISTORY]
+    for row, person in enumerate(people):
+        latest = person.liked[:HISTORY]
         history[row, : len(latest)] = latest
         strengths = DECAY ** np.arange(len(latest))
         weights[row, : len(latest)] = strengths / np.sqrt(max(strengths.sum(), 1.0))
     users = np.array([person.user for person in people], np.int64)
-    return users, history, weights, np.log1p(np.array([person.positives for person in people], np.float32))
+    moments = np.array([person.moment for person in people], np.int64)
+    return users, history, weights, np.log1p(np.array([person.positives for person in people], np.float32)), moments
 
 
 class Builder:

@@ -8,6 +8,7 @@ class History:
 
     def __init__(self) -> None:
         self.positives = 0
+        self.last: float | None = None  # time of the newest event, seconds since 1970
         self._liked: dict[int, None] = {}
         self._met: dict[int, None] = {}
         self._seen: dict[int, None] = {}
@@ -21,8 +22,9 @@ class History:
         """An engagement of any kind."""
         _to_end(self._met, item, MET)
 
-    def see(self, item: int) -> None:
-        """An event of any kind, an impression too."""
+    def see(self, item: int, at: float) -> None:
+        """An event of any kind, an impression too, at `at` (seconds since 1970)."""
+        self.last = at if self.last is None else max(self.last, at)
         _to_end(self._seen, item, SEEN)
 
     def seen(self) -> list[int]:

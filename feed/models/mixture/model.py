@@ -15,7 +15,7 @@ import numpy as np
 from feed.features import pair_counts
 from feed.features.covisitation import CoVisitation, Relation
 from feed.models.mixture import prior
-from feed.models.mixture.chunks import CHUNK, SAMPLED, Builder, Chunk, Person
+from feed.models.mixture.chunks import CHUNK, SAMPLED, Builder, Chunk, Person, moment
 from feed.models.mixture.content import Content
 from feed.models.mixture.history import History
 from feed.models.mixture.log import Catalogue, Rows
@@ -88,7 +88,7 @@ class Mixture:
         """Row k has happened: it changes the user's history and the items' counts."""
         user, item, at = int(rows.user[k]), int(rows.item[k]), float(rows.at[k])
         history = self._histories.setdefault(user, History())
-        history.see(item)
+        history.see(item, at)
         if not rows.shown[k]:
             met = history.met()
             if item not in met:
@@ -122,7 +122,7 @@ class Mixture:
         possible = self._created <= at
         possible[history.seen()] = False
         beside = _beside(k, rows, fitted) if self._parts.skipped else frozenset()
-        return _Target(self._person(user), item, self._columns(user, at), possible, self.positives.copy(), beside)
+        return _Target(self._person(user, at), item, self._columns(user, at), possible, self.positives.copy(), beside)
 
     def _learn_weights(self, target: _Target) -> Chunk | None:
         """One step of the weights; what the two-tower will learn, when there is enough of it."""
@@ -163,9 +163,9 @@ class Mixture:
         self._builder = Builder(n, self._rng, self._parts)
         self._asked = None
 
-    def _person(self, user: int) -> Person:
+    def _person(self, user: int, at: float) -> Person:
         history = self._history(user)
-        return Person(user, history.liked(), history.positives)
+        return Person(user, history.liked(), history.positives, moment(at, history.last))
 
     def _history(self, user: int) -> History:
         return self._histories.get(user) or History()
@@ -183,7 +183,7 @@ class Mixture:
         if together:
             parts.append(SCALE * self._content.columns(history.liked()))
         if self._parts.two_tower:
-            parts.append(self.residual.column(self._person(user), self.positives)[None])
+            parts.append(self.residual.column(self._person(user, at), self.positives)[None])
         columns = np.concatenate(parts)
         columns -= columns.mean(axis=1, keepdims=True)
         self._asked = user, at, columns

@@ -6,8 +6,6 @@ for half-lives h from a quarter of an hour to a month. Which of them matters dif
 weights find out.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
 DAYS = np.array([0.01, 0.05, 0.25, 1.0, 7.0, 30.0])
@@ -39,23 +37,6 @@ class Prior:
         counts += np.float32(FLOOR)
         np.log(counts, out=counts)
         return counts
-
-    def grow(self, n: int) -> None:
-        """Room for items up to `n`, the new ones without any positive."""
-        more = n - len(self.since)
-        self.sums = np.pad(self.sums, ((0, 0), (0, more)))
-        self.since = np.pad(self.since, (0, more))
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """All of it, for a snapshot."""
-        return {"sums": self.sums, "since": self.since}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Prior":
-        """What `to_arrays` gave."""
-        prior = cls(0)
-        prior.sums, prior.since = arrays["sums"].copy(), arrays["since"].copy()
-        return prior
 
 
 def age(created: np.ndarray, now: float) -> np.ndarray:

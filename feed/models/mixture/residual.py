@@ -7,7 +7,7 @@ three of the past, drawn from a reservoir; alone it would make the model forget.
 Reference: Vitter 1985, "Random Sampling with a Reservoir".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -72,35 +72,6 @@ class Residual:
         u = self._towers.users(*(torch.from_numpy(part) for part in rows([person])))
         logits: np.ndarray = (self._vectors @ u[0] + self._bias).numpy()
         return logits
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """The towers' weights and their optimiser's state, for a snapshot; nothing where there are no towers.
-
-        The reservoir is left out: who goes on from a snapshot replays what comes from then on.
-        """
-        if self._towers is None:
-            return {}
-        weights = {f"towers.{name}": tensor.numpy().copy() for name, tensor in self._towers.state_dict().items()}
-        return weights | {f"adam.{name}": array for name, array in self._adam.to_arrays().items()}
-
-    @classmethod
-    def from_arrays(
-        cls, attributes: Attributes, seed: int, arrays: Mapping[str, np.ndarray], parts: Parts = WHOLE
-    ) -> "Residual":
-        """What `to_arrays` gave, for the same attributes and parts."""
-        residual = cls(attributes, seed, parts)
-        if arrays:
-            residual._start()
-            residual._restore(arrays)
-        return residual
-
-    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        assert self._towers is not None
-        start = "towers."
-        state = {name.removeprefix(start): torch.from_numpy(array) for name, array in arrays.items() if name.startswith(start)}
-        self._towers.load_state_dict(state)
-        self._adam.restore({name.removeprefix("adam."): array for name, array in arrays.items() if name.startswith("adam.")})
-        self._settle()
 
     _vectors: Tensor  # float32 (n, 128) and (n,) for `_evidence`
     _bias: Tensor

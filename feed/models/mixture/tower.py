@@ -1,4 +1,4 @@
-"""A two-tower network for what the other columns leave unexplained.
+"""A two-tower network for what the other columns leave unexplained; three towers with `Parts.context`.
 
     p_u = sum_k 0.9^k e(j_k) / sqrt(sum_k 0.9^k)                         over the user's latest 50 positives j_0, j_1, ...
     u = W2 dropout(relu(W1 [profile, p_u, log(1 + positives)] + b1)) + b2 + p_u
@@ -10,7 +10,10 @@
 with the mixture's score of the moment as the offset (less log q of items that were sampled with probability q), so that nothing
 is learned twice. An item's own embedding counts as far as its n_i positives can have trained it; a new one has its content.
 No embedding of the user's own: the history says more, and of everybody. With `Parts.sequence` p_u is the state of a transformer
-(`sequence`).
+(`sequence`). With `Parts.context` u has one term more, of the moment (`chunks.Moment`), read by embeddings of 8 numbers each:
+
+    W2" dropout(relu(W1"[hour, weekday, pause] + b1")) + b2"
+
 References: Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (q); Yang et al.
 2020, "Mixed Negative Sampling for Learning Two-tower Neural Networks"; Friedman 2001, "Greedy Function Approximation"
 (learning the residual of what is there).
@@ -25,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feed.models.mixture.chunks import HISTORY, Chunk
+from feed.models.mixture.chunks import CONTEXT, HISTORY, Chunk
 from feed.models.mixture.ops import kept, pool, unit
 from feed.models.mixture.parts import WHOLE, Parts
 from feed.models.mixture.sequence import Transformer
@@ -64,8 +67,11 @@ class Towers(nn.Module):
         self._chance = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         if parts.sequence:
             self.sequence = Transformer(HISTORY, VECTOR, SPREAD, self._chance)
+        if parts.context:
+            self.of_context = nn.ParameterList(torch.randn(size, SMALL) * SPREAD for size in CONTEXT)
+            self.context = _layers(SMALL * len(CONTEXT))
 
-    def users(self, users: Tensor, history: Tensor, weights: Tensor, positives: Tensor) -> Tensor:
+    def users(self, users: Tensor, history: Tensor, weights: Tensor, positives: Tensor, moments: Tensor) -> Tensor:
         """As in `Chunk`, float32 (m, 128), each of length 1 / temperature."""
         if not self._parts.history:
             weights = torch.zeros_like(weights)
@@ -76,6 +82,9 @@ class Towers(nn.Module):
             pooled = pool(self.ids, history, weights)
         profile = [F.embedding(self._profile[users, i], table) for i, table in enumerate(self.of_profile)]
         out = self._through(self.user, torch.cat([*profile, pooled, positives[:, None]], dim=1)) + pooled
+        if self._parts.context:
+            context = [F.embedding(moments[:, i], table) for i, table in enumerate(self.of_context)]
+            out = out + self._through(self.context, torch.cat(context, dim=1))
         return unit(out) / TEMPERATURE
 
     def items(self, items: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +113,7 @@ class Towers(nn.Module):
         groups = [list(group) for _, group in groupby(chunks, key=lambda chunk: id(chunk.candidates))]
         firsts = [group[0] for group in groups]
         rows, columns = [sum(len(chunk.target) for chunk in group) for group in groups], [len(one.candidates) for one in firsts]
-        u = self.users(*(_stack(chunks, name) for name in ("users", "history", "weights", "positives")))
+        u = self.users(*(_stack(chunks, name) for name in ("users", "history", "weights", "positives", "moments")))
         v, bias = self.items(_stack(firsts, "candidates"), _stack(firsts, "evidence"))
         losses = [
             softmax_loss(own_u, own_v, own_bias, _stack(group, "offset"), _stack(group, "target"))

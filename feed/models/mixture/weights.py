@@ -61,17 +61,6 @@ class Weights:
             self.squares[row] += gradient**2
             self.values[row] -= RATE * gradient / np.sqrt(self.squares[row])
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """The weights and what their rates follow from, for a snapshot."""
-        return {"values": self.values, "squares": self.squares}
-
-    @classmethod
-    def from_arrays(cls, names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> "Weights":
-        """What `to_arrays` gave, for the same names."""
-        weights = cls(names, {})
-        weights.values, weights.squares = arrays["values"].copy(), arrays["squares"].copy()
-        return weights
-
 
 def segment(positives: int) -> int:
     """1, 2 or 3: the row of the segment of a user with so many positives."""

@@ -22,12 +22,6 @@ def test_the_order_in_which_positives_arrive_does_not_matter():
     np.testing.assert_allclose(early.columns(3 * DAY), late.columns(3 * DAY), rtol=1e-6)
 
 
-def test_arrays_bring_back_the_same_counts():
-    prior = Prior(3)
-    prior.add(2, 5.0)
-    np.testing.assert_array_equal(Prior.from_arrays(prior.to_arrays()).columns(9.0), prior.columns(9.0))
-
-
 def test_age_is_zero_where_nobody_knows_when_an_item_was_made():
     ages = age(np.array([-np.inf, np.inf, 0.0, 7200.0]), 3600.0)
     np.testing.assert_allclose(ages, [0, 0, np.log(2), 0], atol=1e-6)

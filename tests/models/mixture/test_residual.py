@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from feed.models.mixture.chunks import CHUNK, Builder, Person
+from feed.models.mixture.chunks import CHUNK, Builder, Person, moment
 from feed.models.mixture.parts import WHOLE, Parts
 from feed.models.mixture.residual import Residual
 from feed.models.mixture.tower import Attributes, Towers
@@ -60,8 +60,7 @@ def test_an_item_never_taken_is_not_told_by_its_own_embedding(trained):
 
 
 def test_online_steps_follow_a_change(trained):
-    arrays = trained.to_arrays()
-    learner = Residual.from_arrays(_attributes(), 1, arrays)
+    learner = _with(trained)
     person, counts = Person(0, [0, 4, 8, 12], 4), np.full(ITEMS, 1000)
     kinds = np.arange(ITEMS) % KINDS
     before = learner.column(person, counts)
@@ -74,12 +73,6 @@ def test_online_steps_follow_a_change(trained):
     after = learner.column(person, counts)
     assert before[kinds == 0].mean() > before[kinds == 1].mean()
     assert after[kinds == 1].mean() > after[kinds == 0].mean()
-
-
-def test_arrays_bring_back_the_same_column(trained):
-    back = Residual.from_arrays(_attributes(), 1, trained.to_arrays())
-    person, counts = Person(0, [3, 7], 2), np.full(ITEMS, 1000)
-    np.testing.assert_allclose(back.column(person, counts), trained.column(person, counts), atol=1e-5)
 
 
 def test_a_sample_of_a_large_catalogue_is_corrected_for_its_chances(monkeypatch):
@@ -103,8 +96,13 @@ def test_a_catalogue_smaller_than_the_sample_is_sampled_whole():
     np.testing.assert_array_equal(chunk.candidates, np.arange(ITEMS))
 
 
-def _with(trained, parts):
-    return Residual.from_arrays(_attributes(), 1, trained.to_arrays(), parts)
+def _with(trained, parts=WHOLE):
+    """The trained towers in a residual of these parts."""
+    residual = Residual(_attributes(), 1, parts)
+    residual._start()
+    residual._towers.load_state_dict(trained._towers.state_dict())
+    residual._settle()
+    return residual
 
 
 def test_without_the_history_people_are_alike(trained):
@@ -152,3 +150,35 @@ def test_the_loss_of_several_samples_is_the_mean_of_their_losses(monkeypatch):
     alone = [towers.loss([chunk]).item() for chunk in chunks]
     assert np.ptp(alone) > 1e-3
     assert towers.loss(chunks).item() == pytest.approx(np.mean(alone), rel=1e-3)
+
+
+def _by_hour(rng, many, parts):
+    """People without a history: before noon kind 0 is taken, after it kind 1."""
+    builder, chunks = Builder(ITEMS, rng, parts), []
+    for _ in range(many * CHUNK):
+        hour = int(rng.integers(24))
+        item = int(rng.choice(np.flatnonzero(np.arange(ITEMS) % KINDS == hour // 12)))
+        person = Person(0, [], 0, moment(86400.0 * int(rng.integers(7)) + 3600.0 * hour, None))
+        chunk = builder.add(person, item, np.zeros(ITEMS), np.ones(ITEMS, bool), np.full(ITEMS, 1000))
+        if chunk is not None:
+            chunks.append(chunk)
+    return chunks
+
+
+def test_the_context_tower_learns_what_the_hour_says_and_the_others_cannot():
+    counts, kinds = np.full(ITEMS, 1000), np.arange(ITEMS) % KINDS
+    for parts, told in ((Parts(context=True), True), (WHOLE, False)):
+        residual = Residual(_attributes(), 1, parts)
+        residual.fit(_by_hour(np.random.default_rng(1), 120, parts))
+        early, late = (residual.column(Person(0, [], 0, moment(3600.0 * hour, None)), counts) for hour in (3, 20))
+        assert (np.ptp(early - late) > 0) == told
+        if told:
+            assert early[kinds == 0].mean() > early[kinds == 1].mean() + 1
+            assert late[kinds == 1].mean() > late[kinds == 0].mean() + 1
+
+
+def test_a_moment_is_hour_weekday_and_pause():
+    assert moment(0.0, None) == (0, 0, 7)
+    assert moment(86400.0 * 8 + 3600.0 * 23.5, 86400.0 * 8 + 3600.0 * 23) == (23, 1, 2)
+    assert [moment(1e9, 1e9 - ago).pause for ago in (0, 59, 60, 3600, 86400, 1e7)] == [0, 0, 1, 3, 5, 6]
+    assert moment(10.0, 20.0).pause == 0  # a clock that goes back

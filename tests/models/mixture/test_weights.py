@@ -68,14 +68,3 @@ def test_a_sampled_step_moves_like_a_full_one(monkeypatch):
         sampled.step(0, z, item, np.ones(3000, bool), rng)
         monkeypatch.setattr("feed.models.mixture.weights.SAMPLED", 4096)
     np.testing.assert_allclose(sampled.of(0), full.of(0), atol=0.05)
-
-
-def test_arrays_bring_back_weights_that_learn_on_alike():
-    rng = np.random.default_rng(6)
-    weights = Weights(["a", "b"], {})
-    z = rng.normal(size=(2, 5))
-    weights.step(0, z, 1, np.ones(5, bool), rng)
-    back = Weights.from_arrays(["a", "b"], weights.to_arrays())
-    for learner in (weights, back):
-        learner.step(0, z, 3, np.ones(5, bool), rng)
-    np.testing.assert_array_equal(back.values, weights.values)
