@@ -44,8 +44,8 @@ class Chunk:
 
     `users` int64 (m,) rows of the profiles; `history` int64 (m, 50) and its `weights` float32 (m, 50), 0 where there is
     nothing; `positives` float32 (m,) log(1 + number); `moments` int64 (m, 3); `candidates` int64 (s,) item codes, the same
-    array in chunks that share them, `target` int64 (m,) places among them, `offset` float16 (m, s), -inf for what could not have been
-    taken; `evidence` float32 (s,) of the candidates.
+    array in chunks that share them, with their `evidence` float32 (s,); `target` int64 (m,) places among them; `offset`
+    float16 (m, s), -inf for what could not have been taken.
     """
 
     users: np.ndarray
