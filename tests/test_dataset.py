@@ -223,7 +223,7 @@ def _interactions(more: str = "", event: str = "like", at: str = "2025-01-01", v
         (_interactions(event="purchase"), r"interactions row 1: event 'purchase' is none of impression, view, "),
         (_interactions(event="view", more="dwell_ms", value="-5"), r"interactions row 1: dwell_ms '-5' is negative"),
         (_interactions(event="view", more="dwell_ms", value="1.5"), r"dwell_ms '1\.5' is not a whole number"),
-        (_interactions(event="view", more="dwell_ms", value="long"), r"dwell_ms 'long' is no number"),
+        (_interactions(event="view", more="dwell_ms", value="long"), r"dwell_ms 'long' is no number: write it like 1200"),
         (_interactions(event="view", more="dwell_ms", value="86400001"), r"dwell_ms '86400001' is more than 86400000"),
         (_interactions(more="propensity", value="0"), r"propensity '0' is no propensity: probabilities in \(0, 1\]"),
         (_interactions(more="propensity", value="1.2"), r"propensity '1\.2' is no propensity"),
@@ -235,7 +235,10 @@ def _interactions(more: str = "", event: str = "like", at: str = "2025-01-01", v
         ({"users": f"user_id\n{'x' * 129}\n"}, r"users row 1: user_id .* is longer than 128"),
         ({"items": f"item_id,tags\na,{'|'.join(map(str, range(65)))}\n"}, r"items row 1: tags .* has more than 64"),
         ({"users": "user_id,plan\n1,x,3\n"}, r"users\.csv: not a readable csv file: .*Expected 2 columns, got 3"),
-        ({"users": ""}, r"users\.csv: not a readable csv file: Empty"),
+        ({"users": ""}, r"users\.csv: the first line is empty; it names the columns, user_id at least"),
+        ({"items": "\nitem_id\na\n"}, r"items\.csv: the first line is empty; it names the columns, item_id at least"),
+        ({"items": "item_id;title\na;A, or B\n"}, r"items\.csv: the columns are separated by ';': write it anew with commas"),
+        ({"items": "item_id\ttitle\na\tA\n"}, r"items\.csv: the columns are separated by '\\t'"),
     ],
 )  # fmt: skip
 def test_a_bad_csv_is_refused_with_its_place_and_a_remedy(tables: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -281,7 +284,7 @@ def test_a_missing_or_ambiguous_or_broken_file_is_refused(tmp_path: Path) -> Non
     with pytest.raises(BadData, match=r"holds neither items\.parquet nor items\.csv"):
         dataset.read(tmp_path)
     (tmp_path / "items.csv").write_bytes(b"item_id\n\xff\n")
-    with pytest.raises(BadData, match=r"items\.csv: not a readable csv file"):
+    with pytest.raises(BadData, match=r"items\.csv: not a readable csv file: .*; UTF-8 is needed"):
         dataset.read(tmp_path)
 
 

@@ -14,6 +14,7 @@ from feed.errors import BadData
 ID_BOUND = 128  # characters
 TAGS_BOUND = 64
 WHOLE = r"-?(?:0|[1-9]\d*)"  # so that 007 stays text
+AS_NUMBER = "is no number: write it like 1200 or 0.25, or leave it empty"
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
 
@@ -116,7 +117,7 @@ def numbers(where: Where, given: pd.Series) -> pd.Series:
         raise where.refuse_type(given, "numbers are needed")
     if not types.is_numeric_dtype(values):
         as_text = values.astype("str").mask(empty)
-        where.refuse(given, ~empty & ~as_text.str.fullmatch(rf"\s*{NUMBER}\s*").fillna(False).astype(bool), "is no number")
+        where.refuse(given, ~empty & ~as_text.str.fullmatch(rf"\s*{NUMBER}\s*").fillna(False).astype(bool), AS_NUMBER)
         values = as_text
     parsed = pd.Series(values.to_numpy(dtype="float64", na_value=np.nan), name=given.name)
     where.refuse(given, np.isinf(parsed), "is not finite")

@@ -13,7 +13,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from feed.dataset import columns
-from feed.dataset.schema import INTERACTIONS, ITEMS, USERS, Dataset
+from feed.dataset.schema import INTERACTIONS, ITEMS, REQUIRED, USERS, Dataset
 from feed.errors import BadData
 
 log = structlog.get_logger()
@@ -21,6 +21,10 @@ log = structlog.get_logger()
 Format = Literal["parquet", "csv"]
 TABLES = {"users": USERS, "items": ITEMS, "interactions": INTERACTIONS}
 FORMATS = ("parquet", "csv")
+REMEDIES = {
+    ".csv": "UTF-8 is needed, a comma between fields, quotes around a field that holds a comma, a quote or a line break",
+    ".parquet": "write it anew",
+}
 WORLD_FILE = "world.json"  # beside the tables of a simulated world: says which one it is, so that it can be found again
 
 
@@ -92,13 +96,17 @@ def _frame(file: Path) -> pd.DataFrame:
         # whole numbers with missing values stay whole numbers
         return table.to_pandas(types_mapper=lambda kind: pd.Int64Dtype() if pa.types.is_signed_integer(kind) else None)  # type: ignore[no-any-return]
     except (pa.ArrowException, UnicodeDecodeError, csv.Error, OSError) as error:
-        raise BadData(f"{file}: not a readable {file.suffix[1:]} file: {error}") from error
+        raise BadData(f"{file}: not a readable {file.suffix[1:]} file: {error}; {REMEDIES[file.suffix]}") from error
 
 
 def _from_csv(file: Path) -> pd.DataFrame:
     """All columns as text, nothing but an empty field missing; further columns then take the type that all of them read as."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
         header = next(csv.reader(lines), [])
+    if not any(header):
+        raise BadData(f"{file}: the first line is empty; it names the columns, {', '.join(REQUIRED[file.stem])} at least")
+    if len(header) == 1 and (other := next((mark for mark in (";", "\t", "|") if mark in header[0]), None)):
+        raise BadData(f"{file}: the columns are separated by {other!r}: write it anew with commas")
     if repeated := [name for name in header if header.count(name) > 1]:
         raise BadData(f"{file}: column {repeated[0]!r} is there twice")
     table = arrow_csv.read_csv(
