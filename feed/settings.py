@@ -13,6 +13,7 @@ from feed.objective import Objective
 
 PREFIX = "FEED_"
 DAY = 86_400.0
+FUTURE_SECONDS = 300.0
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -31,7 +32,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     session_seconds: float = Field(6.0, ge=1, le=300, description="Kafka group session of the stream processors")
     future_seconds: float = Field(
-        300.0, ge=0, le=365 * DAY, description="how far ahead of the wall clock an event's time may be"
+        FUTURE_SECONDS, ge=0, le=365 * DAY, description="how far ahead of the wall clock an event's time may be"
     )
     attribution_seconds: float = Field(
         1800.0,

@@ -249,7 +249,7 @@ def main(
         raise BadSetting(f"--model {model!r} is none of {', '.join(MODELS)}")
     if learn_every and not MODELS[model].online:
         raise BadSetting(f"--learn-every {learn_every}: the weights of {model} do not learn online: leave it out, or 0")
-    tables_ = dataset.read(data)
+    tables_ = dataset.read(data, future_seconds=configuration.future_seconds)
     kinds = [name.strip() for name in positive.split(",") if name.strip()]
     log = load(tables_, kinds, configuration.attribution_seconds, seed)
     parts = slices(log.rows, _time("--tune-from", tune_from), _time("--test-from", test_from))

@@ -73,7 +73,7 @@ def run(configuration: Settings, output: Path, data: Path | None = None) -> Qual
                 f"no champion in {configuration.registry}: train one with `python offline/bootstrap.py`, or set FEED_REGISTRY "
                 "to the registry that has one"
             )
-        audience = from_redis(configuration.redis) if data is None else from_files(data)
+        audience = from_redis(configuration.redis) if data is None else from_files(data, configuration.future_seconds)
         ranker = load(champion, audience.table, Policy.of(configuration), audience.now)
         if strange := strangers(snapshot.load(champion.path).space, audience.table, audience.now):
             log.warning(
@@ -99,9 +99,9 @@ def from_redis(url: str) -> Audience:
     return Audience(table, store.now(), ids, states, FeedStore(client))
 
 
-def from_files(path: Path) -> Audience:
+def from_files(path: Path, future_seconds: float) -> Audience:
     """Everybody in the log in folder `path`, folded from its beginning to its end. Raises `BadData`."""
-    log = dataset.read(path)
+    log = dataset.read(path, future_seconds=future_seconds)
     folded = BatchState(dataset.items_of(log), dataset.users_of(log))
     for event in dataset.events_of(log):
         folded.apply(event)

@@ -18,7 +18,7 @@ console = Console()
 
 def replay(configuration: Settings, data: Path, speed: float, context: tuple[str, ...], progress: publish.Progress) -> str:
     """Publish the log in `data` and return what was acknowledged, in words."""
-    log = dataset.read(data, context)
+    log = dataset.read(data, context, configuration.future_seconds)
     topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)

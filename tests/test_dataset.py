@@ -1,7 +1,7 @@
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def test_a_dataset_written_and_read_is_the_same(
     tables = dataset.from_events(events, items, users)
     with tempfile.TemporaryDirectory() as path:
         dataset.write(tables, Path(path), format)
-        read = dataset.read(Path(path), tables.context)
+        read = dataset.read(Path(path), tables.context, future_seconds=3e9)  # times until 2100
     for name in TABLES:
         for column in (found := getattr(read, name)):
             if format == "csv" and column in ("weather", "x y"):  # text that is all numbers reads as numbers
@@ -244,6 +244,20 @@ def _interactions(more: str = "", event: str = "like", at: str = "2025-01-01", v
 def test_a_bad_csv_is_refused_with_its_place_and_a_remedy(tables: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(BadData, match=message):
         dataset.read(folder(tmp_path, **tables))
+
+
+def test_an_event_in_the_future_is_refused_as_the_stream_does_and_an_old_one_is_none(tmp_path: Path) -> None:
+    def read_at(seconds_from_now: float, **more: float) -> Dataset:
+        at = datetime.now(UTC) + timedelta(seconds=seconds_from_now)
+        return dataset.read(folder(tmp_path, **_interactions(at=at.isoformat())), **more)
+
+    for ahead in (-28 * 365 * 86_400, 0, 240):
+        assert len(read_at(ahead).interactions) == 1
+    with pytest.raises(BadData, match=r"interactions row 1: occurred_at '.*' is in the future: .*FEED_FUTURE_SECONDS"):
+        read_at(360)
+    assert len(read_at(360, future_seconds=600).interactions) == 1
+    with pytest.raises(BadData, match="'2200-01-01' is in the future"):
+        dataset.read(folder(tmp_path, **_interactions(at="2200-01-01")))
 
 
 def test_the_number_of_bad_rows_is_said(tmp_path: Path) -> None:

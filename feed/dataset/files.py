@@ -1,6 +1,7 @@
 """The tables as files: parquet, or csv for people and spreadsheets."""
 
 import csv
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from pyarrow import parquet
 from feed.dataset import columns
 from feed.dataset.schema import INTERACTIONS, ITEMS, REQUIRED, USERS, Dataset
 from feed.errors import BadData
+from feed.settings import FUTURE_SECONDS
 
 log = structlog.get_logger()
 
@@ -28,16 +30,18 @@ REMEDIES = {
 WORLD_FILE = "world.json"  # beside the tables of a simulated world: says which one it is, so that it can be found again
 
 
-def read(path: Path, context: Sequence[str] = ()) -> Dataset:
+def read(path: Path, context: Sequence[str] = (), future_seconds: float = FUTURE_SECONDS) -> Dataset:
     """The dataset in the folder `path`; `context` names further columns of the interactions to keep.
 
-    Raises `BadData` when a file is missing, there in both formats, unreadable, or holds what the format does not allow.
+    Raises `BadData` when a file is missing, there in both formats, unreadable, or holds what the format does not allow, and
+    for an event that is further ahead of the wall clock than `future_seconds`: "now" would be its time.
     """
     if not path.is_dir():
         raise BadData(f"{path}: no such folder; it should hold users, items and interactions, each as .parquet or .csv")
     frames = {name: _frame(_file(path, name)) for name in TABLES}
     try:
         dataset = Dataset(**frames, context=tuple(context))
+        _not_in_the_future(frames["interactions"], dataset, time.time() + future_seconds)
     except BadData as error:
         raise BadData(f"{path}: {error}") from error
     if ignored := [c for c in frames["interactions"] if c not in INTERACTIONS and c not in context]:
@@ -68,6 +72,14 @@ def write(dataset: Dataset, path: Path, format: Format = "parquet") -> None:
             parquet.write_table(_arrow(frame), file)
         else:
             _to_csv(frame, file)
+
+
+def _not_in_the_future(given: pd.DataFrame, dataset: Dataset, until: float) -> None:
+    times = dataset.interactions["occurred_at"]
+    columns.Where("interactions", "occurred_at").refuse(
+        given["occurred_at"], times > pd.Timestamp(until, unit="s", tz="UTC"),
+        "is in the future: correct it or this machine's clock, or set FEED_FUTURE_SECONDS; without an offset a time is UTC",
+    )  # fmt: skip
 
 
 def _notice_unknown(used: pd.Series, described: pd.Series, outcome: str) -> None:
