@@ -30,7 +30,7 @@ from feed.evaluation.protocol import Outcome, progressive, static
 from feed.evaluation.rows import Log, load
 from feed.evaluation.slices import Slice, slices
 from feed.evaluation.tuning import Trial, search
-from feed.events import POSITIVES, utc
+from feed.events import KINDS, POSITIVES, utc
 from offline.served import Served
 
 TEST_RUNS = Path(__file__).resolve().parents[1] / "docs" / "test-runs.md"
@@ -65,7 +65,8 @@ def run(data: Dataset, plan: Plan, log: Log, parts: tuple[Slice, Slice], test: b
         raise BadData(
             f"nothing to rank in the {part.name} slice: none of its {part.end - part.start} rows begins a positive event "
             f"on an item of the catalogue that the user had never met; in the whole log {int(log.rows.positive.sum())} events "
-            "are positive; name others with --positive, or move --tune-from and --test-from"
+            f"are positive, and its kinds of events are {', '.join(KINDS[k] for k in sorted({*log.rows.kind.tolist()}))}; "
+            "name others with --positive, or move --tune-from and --test-from"
         )
     with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(plan.model)

@@ -214,7 +214,7 @@ def test_an_odd_log_has_a_sane_result(name, model, tmp_path, counted):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([(f"u{k}", "i", "view", k) for k in range(30)], "in the whole log 0 events are positive"),
+        ([(f"u{k}", "i", "view", k) for k in range(30)], "0 events are positive, and its kinds of events are view;"),
         ([("u", "i", "click", 9000 * k) for k in range(30)], "nothing to rank in the tuning slice"),
         ([("u", "i", "click", 0)], "rows are needed before it and in it"),
     ],
