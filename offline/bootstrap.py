@@ -29,7 +29,7 @@ from feed import dataset, errors, logs, settings
 from feed.errors import BadData, BadModel, NotPromoted
 from feed.evaluation import holdout
 from feed.evaluation.holdout import VisitCollector, Visits
-from feed.events import utc
+from feed.events import Impression, utc
 from feed.features import FeatureSpace
 from feed.models import heads, snapshot
 from feed.models.heads import Heads
@@ -37,6 +37,7 @@ from feed.models.pairs import CHUNK, ChunkCollector, Chunks, Log, Pair, pairs_of
 from feed.models.train import Trained, train
 from feed.models.two_tower import TwoTower, scores
 from feed.registry import Registry
+from feed.settings import FUTURE_SECONDS
 
 EPOCHS = 8
 JUDGED, MEASURED = 0.1, 0.1  # shares of the pairs
@@ -80,14 +81,22 @@ class Slices:
     measured: list[Pair]
 
 
-def run(data: Path, registry: Path, *, epochs: int = EPOCHS, seed: int = 0, context: Sequence[str] = ()) -> Outcome:
+def run(
+    data: Path,
+    registry: Path,
+    *,
+    epochs: int = EPOCHS,
+    seed: int = 0,
+    context: Sequence[str] = (),
+    future_seconds: float = FUTURE_SECONDS,
+) -> Outcome:
     """Train on the log in folder `data`, register, print the figures. Raises `BadData` for a log that cannot be used.
 
-    `context`: further columns of the interactions to keep, as for `feed.dataset.read`.
+    `context`, `future_seconds`: as for `feed.dataset.read`.
     """
     torch.set_num_threads(THREADS)
     console = Console()
-    log = read(data, context)
+    log = read(data, context, future_seconds)
     slices = slices_of(pairs_of(log, seed), data)
     require_choice(log, slices, data)
     registry.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is said before the training
@@ -116,10 +125,16 @@ def run(data: Path, registry: Path, *, epochs: int = EPOCHS, seed: int = 0, cont
     return outcome
 
 
-def read(data: Path, context: Sequence[str]) -> Log:
-    """The log in folder `data`, in memory. Raises `BadData`."""
-    tables = dataset.read(data, context)
-    return Log(list(dataset.items_of(tables)), list(dataset.users_of(tables)), list(dataset.events_of(tables)))
+def read(data: Path, context: Sequence[str], future_seconds: float) -> Log:
+    """The log in folder `data`, in memory. Raises `BadData`, also if nobody does anything in it."""
+    tables = dataset.read(data, context, future_seconds)
+    events = list(dataset.events_of(tables))
+    if events and all(isinstance(event, Impression) for event in events):
+        raise BadData(
+            f"{data}: nothing to learn from: all {len(events)} events of the log are impressions, so nobody is seen to look at "
+            "or to like anything; add rows of view, click, like, share or comment"
+        )
+    return Log(list(dataset.items_of(tables)), list(dataset.users_of(tables)), events)
 
 
 def require_choice(log: Log, slices: Slices, data: Path) -> None:
@@ -285,7 +300,10 @@ def main(
     """Train a two-tower model on a log and register it."""
     configuration = settings.load()
     logs.setup(configuration, "bootstrap")
-    run(data, registry or configuration.registry, epochs=epochs, seed=seed, context=context or ())
+    run(
+        data, registry or configuration.registry, epochs=epochs, seed=seed, context=context or (),
+        future_seconds=configuration.future_seconds,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from feed import dataset
 from feed.catalogue import Item, User
 from feed.errors import BadData
-from feed.events import Click, View, utc
+from feed.events import Click, Impression, Shown, View, utc
 from feed.models import snapshot
 from feed.registry import Registry
 from offline import bootstrap
@@ -104,6 +104,16 @@ def test_a_catalogue_that_leaves_no_choice_is_refused(tmp_path, catalogue, creat
     with pytest.raises(BadData, match=rf"nothing to rank: of the {catalogue} items of the catalogue {says}"):
         bootstrap.run(write(tmp_path / "data", catalogue=catalogue, created=created), tmp_path / "registry")
     assert not (tmp_path / "registry").exists()
+
+
+def test_a_log_in_which_nobody_does_anything_is_refused(tmp_path):
+    events = [
+        Impression(event_id=str(k), user_id="u", occurred_at=utc(START + k), items=(Shown(item_id=f"i{k}", position=0),))
+        for k in range(50)
+    ]
+    dataset.write(dataset.from_events(events, [Item(item_id=f"i{k}") for k in range(50)], [User(user_id="u")]), tmp_path)
+    with pytest.raises(BadData, match="all 50 events of the log are impressions.*add rows of view"):
+        bootstrap.run(tmp_path, tmp_path / "registry")
 
 
 def test_a_missing_folder_ends_the_command_with_a_clear_error_and_status_2(tmp_path):
