@@ -112,7 +112,7 @@ def test_a_log_in_which_nobody_does_anything_is_refused(tmp_path):
         for k in range(50)
     ]
     dataset.write(dataset.from_events(events, [Item(item_id=f"i{k}") for k in range(50)], [User(user_id="u")]), tmp_path)
-    with pytest.raises(BadData, match="all 50 events of the log are impressions.*add rows of view"):
+    with pytest.raises(BadData, match=r"all 50 events of the log are impressions.*add rows of view"):
         bootstrap.run(tmp_path, tmp_path / "registry")
 
 
