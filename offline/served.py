@@ -106,7 +106,7 @@ class Served:
         windows.add(event, self._state.user(event.user_id))
         for example in windows.close():
             if self._learner.take(self._offset, example) is not None:
-                self._model, self._stale = self._learner.weights.average, REFRESHED
+                self._model, self._space, self._stale = self._learner.weights.average, self._learner.space, REFRESHED
             self._offset += 1
         self._pending = {user: pending for user, pending in windows.pending.items() if pending.due is not None}
         self._marks = windows.marks

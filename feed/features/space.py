@@ -1,13 +1,15 @@
-"""From states to model inputs: vocabularies and scales, fitted once, stored with the weights, identified by a fingerprint.
+"""From states to model inputs: scales and vocabularies, fitted once, stored with the weights, identified by a fingerprint.
 
 Raw numbers pass through sign(x) log(1 + |x|) and are standardised; tokens become rows of a vocabulary, where row 0 stands for
 everything unknown; bags keep weights beside their rows. Users and items share the vocabularies of categories, creators, tags
-and items, so that an affinity and what it is an affinity to meet in one embedding table.
+and items, so that an affinity and what it is an affinity to meet in one embedding table. A learner's vocabularies grow (see
+`feed.learning.growth`); each state of them is a space of its own, with the same scales.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -62,7 +64,6 @@ class FeatureSpace:
         if definition.format != FORMAT:
             raise BadModel(f"features of format {definition.format}, this code has format {FORMAT}: bootstrap again")
         self._definition = definition
-        self.fingerprint = hashlib.sha256(self.to_json()).hexdigest()
         self._index = {
             name: {token: i for i, token in enumerate(tokens, 1)} for name, tokens in definition.vocabularies.items()
         }
@@ -107,6 +108,33 @@ class FeatureSpace:
                 definition, user_mean=user_mean, user_scale=user_scale, item_mean=item_mean, item_scale=item_scale
             )
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex; worked out when first asked for, since a space that grows is seldom stored."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+    def row(self, vocabulary: str, token: str) -> int:
+        """Of this token; 0: unknown."""
+        return self._index[vocabulary].get(token, 0)
+
+    def token(self, vocabulary: str, row: int) -> str | None:
+        """Which one has this row; None: none, or it is row 0."""
+        tokens = self._definition.vocabularies[vocabulary]
+        return tokens[row - 1] if 0 < row <= len(tokens) else None
+
+    def grown(self, entered: Mapping[str, Mapping[str, int]]) -> Self:
+        """The space in which these tokens, by vocabulary, have these rows: of other tokens, or the next ones after the last.
+
+        All other tokens keep their rows, and all columns their scales, so weights of this space fit but for the rows entered.
+        """
+        vocabularies = dict(self._definition.vocabularies)
+        for name, rows in entered.items():
+            tokens = [*vocabularies[name], *(token for token, row in rows.items() if row >= self.sizes[name])]
+            for token, row in rows.items():
+                tokens[row - 1] = token
+            vocabularies[name] = tuple(tokens)
+        return type(self)(msgspec.structs.replace(self._definition, vocabularies=vocabularies))
 
     def to_json(self) -> bytes:
         """The definition as JSON; equal definitions give equal bytes."""

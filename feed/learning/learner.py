@@ -1,6 +1,7 @@
 """The learner: takes the log's records in order and steps whenever `STEP` new examples are together.
 
     record ─► a copy? drop ─► older than what the weights know? memory only ─► pending ─► STEP of them: a step, beside replay
+                                                                        who has enough evidence gets a row (`growth`) ◄─┘
 
 Between any two records its whole state can be saved (`feed.learning.state`) and gone on from, bit for bit: chance is drawn from
 (seed, number of the step), not from a generator that runs on. Bits are the same on one machine with one thread.
@@ -22,13 +23,14 @@ from torch import Tensor
 
 from feed.examples import Example, RaiseRate, Record, Restart, is_new
 from feed.features import FeatureSpace
+from feed.learning.growth import Entered, Growth, changes
 from feed.learning.guard import Guard
 from feed.learning.loss import join, loss, prepare
 from feed.learning.memory import Catalogue, Reservoir
 from feed.learning.optimiser import RowAdam
 from feed.models.heads import Heads
 from feed.models.snapshot import Snapshot
-from feed.models.two_tower import TwoTower
+from feed.models.two_tower import SPREAD, SPREAD_OF, TwoTower
 
 STEP = 64  # new examples a step, and as many replayed
 SAMPLED = 64  # items drawn a step
@@ -90,6 +92,15 @@ class Weights:
         for a, w in zip(self.average.parameters(), self.live.parameters(), strict=True):
             a.lerp_(w, AVERAGING)
 
+    def enter(self, entered: Entered, rng: np.random.Generator) -> None:
+        """Tokens take rows in both models, as fresh as a bootstrap draws them."""
+        for vocabulary, rows in entered.items():
+            places, width = list(rows.values()), self.live.table(vocabulary).shape[1]
+            drawn = rng.normal(0, SPREAD_OF.get(vocabulary, SPREAD), (len(places), width)).astype(np.float32)
+            for model in (self.live, self.average):
+                model.enter(vocabulary, places, torch.from_numpy(drawn))
+            self.optimiser.enter(self.live.table(vocabulary), places)
+
 
 class Learner:
     """Learns from records taken in the order of their offsets.
@@ -109,12 +120,14 @@ class Learner:
         reservoir: Reservoir | None = None,
         catalogue: Catalogue | None = None,
         pending: list[Example] | None = None,
+        growth: Growth | None = None,
     ) -> None:
         self.weights, self.space, self.progress, self._load = weights, space, progress, load
         self.heads = heads or {}  # those of the version begun from, as they are
         self.reservoir = Reservoir(progress.seed) if reservoir is None else reservoir
         self.catalogue = Catalogue() if catalogue is None else catalogue
         self.pending = [] if pending is None else pending
+        self.growth = Growth.begin(space, progress.steps) if growth is None else growth
 
     @classmethod
     def begin(cls, version: str, start: Snapshot, load: Loader, seed: int = 0) -> "Learner":
@@ -151,6 +164,7 @@ class Learner:
         version, start = self._load(version)
         p = self.progress
         self.weights, self.space, self.heads = Weights(start.model), start.space, start.heads
+        self.growth = Growth.begin(start.space, p.steps)
         self.reservoir.reread()
         p.parent, p.since, p.guard, p.running_loss = version, 0, Guard.new(), None
         p.known_until = p.learned_until = start.manifest.get("learned_until")
@@ -199,12 +213,21 @@ class Learner:
             p.since += 1
             p.learned_until = max(p.learned_until or -math.inf, *(example.at for example in new))
             p.examples += STEP
+            self._grow(new)
         else:
             self.weights.optimiser.skip()
         p.steps += 1
         if math.isfinite(fresh_loss):
             p.running_loss = fresh_loss if p.running_loss is None else p.running_loss + CURVE * (fresh_loss - p.running_loss)
         return Step(fresh_loss, value, norm, refused)
+
+    def _grow(self, new: list[Example]) -> None:
+        step = self.progress.steps
+        self.growth.see(new, self.space, step)
+        if entered := self.growth.admit(step):
+            self.weights.enter(entered, np.random.default_rng([self.progress.seed, 3, step]))
+            self.reservoir.reread(changes(entered, self.space))
+            self.space = self.space.grown(entered)
 
 
 @contextmanager

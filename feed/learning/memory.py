@@ -7,13 +7,14 @@ replayed for some ten thousand examples and then forgotten, as it must be when t
 Reference: Aggarwal 2006, "On Biased Reservoir Sampling in the Presence of Stream Evolution", algorithm 3.1.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
 from feed.examples import Example
 from feed.features import FeatureSpace
 from feed.features.frozen import ItemFeatures
+from feed.features.space import VOCABULARY_OF_BAG
 from feed.learning.loss import Prepared, prepare
 
 RESERVOIR = 1_000  # examples, about 6 KB each
@@ -49,9 +50,24 @@ class Reservoir:
                 self._prepared[place] = prepare(self.examples[place], space)
         return [self._prepared[place] for place in places]
 
-    def reread(self) -> None:
-        """Another space will read them from now on."""
-        self._prepared.clear()
+    def reread(self, changed: Mapping[str, Collection[str]] | None = None) -> None:
+        """Another space will read them from now on, which differs in these tokens, by vocabulary; None: in anything."""
+        if changed is None:
+            self._prepared.clear()
+        else:
+            self._prepared = {k: one for k, one in self._prepared.items() if not _names(self.examples[k], changed)}
+
+
+def _names(example: Example, tokens: Mapping[str, Collection[str]]) -> bool:
+    """Whether anything of an example is one of these, by vocabulary."""
+    none: Collection[str] = ()
+    item, creator, category, tag = (tokens.get(name, none) for name in ("item", "creator", "category", "tag"))
+    for row in example.rows:
+        of = row.item
+        if of.item_id in item or of.creator_id in creator or of.category in category or any(t in tag for t in of.tags):
+            return True
+    bags = ((example.user.bags[bag], tokens.get(name)) for bag, name in VOCABULARY_OF_BAG.items())
+    return any(token in mine for bag, mine in bags if mine for token, _ in bag)
 
 
 class Catalogue:

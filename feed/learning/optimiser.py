@@ -9,10 +9,11 @@ would be three times too long.
 Reference: Kingma and Ba 2015, "Adam", algorithm 1; rows as in "lazy" Adam, with a clock of their own.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 B1, B2, EPS = 0.9, 0.999, 1e-8
 
@@ -44,6 +45,10 @@ class RowAdam:
         for part in self._parts:
             part.w.grad = None
 
+    def enter(self, table: Tensor, rows: Sequence[int]) -> None:
+        """Of these rows of one of the tables, which may have grown, nothing is known any more."""
+        next(part for part in self._parts if part.w is table).enter(rows)
+
     def tensors(self) -> dict[str, Tensor]:
         """All that steps have left: m, v and t of each weight, by its number."""
         return {name + f".{i}": tensor for i, part in enumerate(self._parts) for name, tensor in part.state().items()}
@@ -59,6 +64,12 @@ class _Part:
 
     def state(self) -> dict[str, Tensor]:
         return {"m": self._m, "v": self._v, "t": self._t}
+
+    def enter(self, rows: Sequence[int]) -> None:
+        missing, self._rows = len(self.w) - self._rows, len(self.w)
+        self._m, self._v, self._t = (pad(old, (0, 0, 0, missing)) for old in (self._m, self._v, self._t))
+        for of in (self._m, self._v, self._t):
+            of[list(rows)] = 0
 
     def restore(self, state: Mapping[str, Tensor], suffix: str) -> None:
         for name, mine in self.state().items():

@@ -1,7 +1,7 @@
 """A learner in a version's folder, beside the weights that would serve (see `feed.models.snapshot`).
 
     learner.safetensors   the weights being trained and the optimiser's moments
-    memory.z              reservoir, pending examples and catalogue: MessagePack, compressed
+    memory.z              reservoir, pending examples, catalogue, evidence for new ids: MessagePack, compressed
     progress.json         position, counts, guard, seed
 
 All are in the manifest's sha256 list.
@@ -21,6 +21,7 @@ from safetensors.torch import save as save_tensors
 from feed.errors import BadModel
 from feed.examples import Example
 from feed.features.frozen import ItemFeatures
+from feed.learning.growth import Growth
 from feed.learning.learner import Learner, Loader, Progress, Weights
 from feed.learning.memory import Catalogue, Reservoir
 from feed.models import snapshot
@@ -39,6 +40,7 @@ class Memory(Struct):
     offered: int
     pending: list[Example]
     catalogue: list[ItemFeatures]
+    growth: Growth | None = None  # of a version that knew none
 
 
 def save(folder: Path, learner: Learner, topic_id: str, created_at: str) -> None:
@@ -64,7 +66,9 @@ def save(folder: Path, learner: Learner, topic_id: str, created_at: str) -> None
 
 def files(learner: Learner) -> dict[str, bytes]:
     """What a version's folder holds of a learner beside the weights that would serve."""
-    memory = Memory(learner.reservoir.examples, learner.reservoir.offered, learner.pending, learner.catalogue.items())
+    memory = Memory(
+        learner.reservoir.examples, learner.reservoir.offered, learner.pending, learner.catalogue.items(), learner.growth
+    )
     live = {WEIGHT + name: weight for name, weight in learner.weights.live.state_dict().items()}
     return {
         MOMENTS: save_tensors({**live, **learner.weights.optimiser.tensors()}),
@@ -89,6 +93,7 @@ def load(folder: Path, load_version: Loader) -> Learner:
         reservoir=Reservoir(progress.seed, memory.reservoir, memory.offered),
         catalogue=Catalogue(memory.catalogue),
         pending=memory.pending,
+        growth=memory.growth,
     )  # fmt: skip
 
 

@@ -87,16 +87,26 @@ class TwoTower(nn.Module):
         ids = torch.from_numpy(inputs.categorical)
         if self.training:
             ids = ids.masked_fill(torch.rand(ids.shape) < ID_DROPOUT, 0)
-        embedded = [F.embedding(ids[:, i], self._table(vocabulary)) for i, (_, vocabulary) in enumerate(tower.spec.categorical)]
+        embedded = [F.embedding(ids[:, i], self.table(vocabulary)) for i, (_, vocabulary) in enumerate(tower.spec.categorical)]
         for name, vocabulary in tower.spec.bags:
             bag, weights = torch.from_numpy(inputs.bag_ids[name]), torch.from_numpy(inputs.bag_weights[name])
-            embedded.append(F.embedding_bag(bag, self._table(vocabulary), per_sample_weights=weights, mode="sum"))
+            embedded.append(F.embedding_bag(bag, self.table(vocabulary), per_sample_weights=weights, mode="sum"))
         vectors: Tensor = tower(torch.from_numpy(inputs.numeric), embedded)
         return vectors
 
-    def _table(self, vocabulary: str) -> Tensor:
+    def table(self, vocabulary: str) -> Tensor:
+        """Its embeddings, float32 (rows, 64 or 8); the same object for good, also when it has grown."""
         table: Tensor = self.tables[self._tables[vocabulary]]
         return table
+
+    @torch.no_grad()
+    def enter(self, vocabulary: str, rows: Sequence[int], fresh: Tensor) -> None:
+        """Tokens of a vocabulary take these k rows, float32 (k, width): others' rows, or the next ones after the last."""
+        table = self.table(vocabulary)
+        missing = max(rows) + 1 - len(table)
+        if missing > 0:
+            table.data = F.pad(table, (0, 0, 0, missing))
+        table[list(rows)] = fresh
 
 
 def scores(users: Tensor, items: Tensor, near: Sequence[Nearby]) -> Tensor:

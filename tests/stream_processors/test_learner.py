@@ -163,7 +163,7 @@ def test_a_restart_begins_from_the_named_version_or_from_the_champion_if_that_is
 
 
 def test_a_held_learner_is_published_once_with_the_reason(registry):
-    (_, start), learner = taught.world(), agent(registry)
+    learner = agent(registry)
     apply(learner, OneBatch(0, 64))
     assert learner._learner is not None
     learner._learner.progress.guard.held = "the loss is nan"
@@ -176,7 +176,7 @@ def test_a_held_learner_is_published_once_with_the_reason(registry):
     assert registry.versions() == ["v000001", "v000002", "v000003"]
     assert json.loads((registry.folder("v000003") / snapshot.MANIFEST).read_text())["held"] == "the loss is nan"
     held = snapshot.load(registry.folder("v000003"))
-    assert held.space.fingerprint == start.space.fingerprint
+    assert held.space.fingerprint == learner._learner.space.fingerprint
 
 
 def test_without_a_champion_the_agent_waits_for_one(tmp_path, monkeypatch):
