@@ -27,6 +27,7 @@ from feed.models.snapshot import Snapshot
 from feed.models.train import RATE, train
 from feed.models.two_tower import TwoTower, near_logits
 from feed.ranking.arms import Policy
+from feed.settings import FUTURE_SECONDS
 from feed.trial import Comparison, LastSeen, Scorer, Verdict, judge, level
 from offline import bootstrap
 
@@ -93,7 +94,7 @@ def popularity(champion: Snapshot) -> Snapshot:
 
 def shuffled_labels(data: Path, seed: int) -> Snapshot:
     """Trained as the champion was, but what was taken, left and never met is dealt out at random."""
-    log = bootstrap.read(data, ())
+    log = bootstrap.read(data, (), FUTURE_SECONDS)
     slices = bootstrap.slices_of(bootstrap.pairs_of(log), data)
     with Progress(transient=True) as progress:
         frozen = bootstrap.freeze(log, slices, seed, progress)
