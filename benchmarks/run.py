@@ -22,7 +22,7 @@ from feed.events import ENGAGEMENTS, Event, new_event_id, utc
 from feed.features import BatchState, FeatureSpace, ItemTable
 from feed.io.redis import FeatureStore, connect
 from feed.models.snapshot import Snapshot
-from feed.models.two_tower import TwoTower
+from feed.models.two_tower import WIDTH, TwoTower
 from feed.ranking.arms import Policy
 from feed.ranking.standard import Ranker
 from feed.wire import Position
@@ -93,7 +93,7 @@ def ranking(events: list[Event]) -> dict[str, float]:
     space = FeatureSpace.fit(states, state.items, state.now, {})
     model = TwoTower(space.user_spec, space.item_spec, space.sizes).eval()
     ranker = Ranker(Snapshot(model, space, {}), "bench", 1, state.items, Policy(), state.now)
-    users, items = torch.rand(len(states), 64), torch.rand(64, ITEMS)
+    users, items = torch.rand(len(states), WIDTH), torch.rand(WIDTH, ITEMS)
     product = best(lambda: users @ items)
     ours = best(lambda: ranker.rank(states, state.now))
     refresh = best(lambda: ranker.refresh(state.now))
