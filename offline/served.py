@@ -134,7 +134,8 @@ def users_of(catalogue: Catalogue) -> Iterator[User]:
 def events_of(rows: Rows, start: int) -> Iterator[tuple[int, Event]]:
     """The events of the rows from `start` on, each with its last row; rows of one request are one impression.
 
-    What counts as positive in the evaluation is a `like` if the model would take it for less, and the other way round a `view`.
+    What counts as positive in the evaluation is a `like` if the model would take it for less, and the other way round a `view`,
+    also if a later row makes its event positive.
     """
     decided = rows.decided()
     k = start
@@ -150,7 +151,7 @@ def events_of(rows: Rows, start: int) -> Iterator[tuple[int, Event]]:
             name = KINDS[rows.kind[k]]
             if rows.positive[k] and name not in POSITIVES:
                 name = "like"
-            elif name in POSITIVES and decided[rows.event[k]] < 0:
+            elif name in POSITIVES and not 0 <= decided[rows.event[k]] <= k:
                 name = "view"
             if name == "view" and np.isfinite(rows.dwell[k]):
                 common["dwell_ms"] = round(1000 * float(rows.dwell[k]))

@@ -66,6 +66,12 @@ def test_what_counts_in_the_evaluation_is_what_the_model_takes_for_positive():
         assert [type(event) for _, event in events_of(log.rows, 0)] == kinds
 
 
+def test_what_makes_an_event_positive_later_is_not_known_before():
+    rows = [("u", "a", "click", 0), ("u", "a", "like", 10), ("u", "a", "click", 20)]
+    log = load(logs.dataset(rows), ("like",), logs.WINDOW, 0)
+    assert [type(event) for _, event in events_of(log.rows, 0)] == [View, Like, Click]
+
+
 def test_the_scores_are_those_of_the_ranker_on_the_same_past(log, split, fitted):
     state = BatchState(items_of(log.catalogue), users_of(log.catalogue))
     for _, event in events_of(log.rows.until(split), 0):
