@@ -1,6 +1,6 @@
 """What the people of a person's items took beside them: co-visitation of the rows of an item table, kept as items come and go.
 
-When a user whose positives are j_0, j_1, ... (the latest first, each once) takes the item i for the first time,
+When a user whose positives are j_0, j_1, ... (the latest first, each once) takes an item i that is none of the latest 50,
 
     taken[i] += 1,   D[i, j_k] += round(1000 * 0.9^k)   for k < 50
 
@@ -63,7 +63,7 @@ class Taken(NamedTuple):
 
 
 def taken(state: UserState, event: Event) -> Taken | None:
-    """What the event says that comes to a user in this state; None if it is no positive, or not the first with its item."""
+    """What the event says that comes to a user in this state; None if it is no positive, or its item is among the latest 50."""
     before: list[str] = state["recent"]
     if not isinstance(event, Engagement) or kind(event) not in POSITIVES or event.item_id in before:
         return None
