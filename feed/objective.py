@@ -21,7 +21,7 @@ EXAMPLE = "FEED_OBJECTIVE='click=1 like=2 share=3 comment=3 dwell=0.3 hide=-10'"
 
 @dataclass(frozen=True)
 class Objective:
-    """The table, in the order of `TASKS`; without weights a feed is ranked by the two-tower's logit alone."""
+    """The table, in the order of `TASKS`; without weights a feed is ranked by the model's logit alone."""
 
     weights: tuple[tuple[str, float], ...] = ()
 

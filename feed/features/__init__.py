@@ -1,8 +1,8 @@
 """What is known of users and items, and how it becomes numbers.
 
-`user` holds the one list of user features, `items` and `counts` the catalogue's columns, `batch` folds a whole log, `frozen` is
-what is known as of one moment, and `space` turns it into `Inputs` for the towers. Stream, batch and server run these same
-objects.
+`user` holds the one list of user features, `items` and `counts` the catalogue's columns, `near` which items go together,
+`batch` folds a whole log, `frozen` is what is known as of one moment, and `space` turns it into `Inputs` for the towers.
+Stream, batch and server run these same objects.
 """
 
 from feed.features.batch import BatchState

@@ -2,7 +2,8 @@
 
     P_k(u, i) = sigmoid(a_k <u, v> + <w_k, u * v> + b_k),   given that u looks at i
 
-u * v is the product number by number, whose sum is the logit <u, v>: a head may weigh the 64 numbers otherwise than the logit
+u and v are the vectors of `feed.models.two_tower`, 66 numbers each; the last two of v hold what co-visitation says of the pair.
+u * v is the product number by number, whose sum is the logit <u, v>: a head may weigh the 66 numbers otherwise than the logit
 does. By maximum likelihood less RIDGE / 2 |w|² and RIDGE_LOGIT / 2 a², in units in which <u, v>, and u * v on average over its
 numbers, have a standard deviation of 1: a task with few events is left with a_k <u, v> + b_k, one with next to none with its
 base rate. b is free: over the rows it was fitted on a head predicts as many events as there were.

@@ -14,7 +14,7 @@ MODEL, EXPLORE = "model", "explore"  # sources of an item; in the arms popular a
 class FeedItem(Struct, frozen=True):
     """One place of a feed.
 
-    `score`: the model's, sigmoid(user . item), in every arm; None where no model scored the item. `propensity`: the
+    `score`: the model's, sigmoid(logit), in every arm; None where no model scored the item. `propensity`: the
     probability, in (0, 1], that this item stands at this place, given which places are drawn; 1 where nothing is drawn.
     `source`: `model`, `explore`, `popular` or `random`.
     """
