@@ -102,8 +102,8 @@ class Ranker:
     """Ranks users with one version of the model over one item table.
 
     `generation` counts changes of the champion; `ranked_by` says what orders a feed; `clock` is the wall clock, for `made_at`
-    only. The table is read when the ranker is made and at each `refresh`. The same states, table, times and version give the
-    same feeds.
+    only. The table is read when the ranker is made and at each `refresh`, what goes together at each ranking. The same states,
+    table, times and version give the same feeds.
     """
 
     def __init__(
