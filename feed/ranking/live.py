@@ -26,8 +26,8 @@ class Live:
 
     `changed` brings changes into the table and returns the changed rows; `now` gives event time (seconds since 1970); what
     they raise goes through. `rank` may run in any number of threads beside `refresh` and `follow`: it reads a ranker and an
-    index that nobody changes, only replaces, so all feeds of one call are of one version. Of the table itself it reads which items
-    go together (`ItemTable.nearby`), which may be read while it changes.
+    index that nobody changes, only replaces, so all feeds of one call are of one version. Of the table itself it reads what
+    goes together (`ItemTable.nearby`), which may be read while it changes.
     """
 
     def __init__(
