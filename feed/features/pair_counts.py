@@ -106,10 +106,11 @@ class BoundedRows:
     def grow(self, n: int) -> None:
         """See `Pairs`; rows that are too wide for so many give up their smallest counts."""
         width = max(8, min(self.ids.shape[1], ENTRIES // max(n, 1)))
-        kept = np.argsort(-self.counts, axis=1, kind="stable")[:, :width]
+        if width < self.ids.shape[1]:  # sorting takes seconds, during which nobody ranks
+            kept = np.argsort(-self.counts, axis=1, kind="stable")[:, :width]
+            self.ids, self.counts = (np.take_along_axis(of, kept, axis=1) for of in (self.ids, self.counts))
         more = ((0, n - len(self.ids)), (0, 0))
-        self.ids = np.pad(np.take_along_axis(self.ids, kept, axis=1), more)
-        self.counts = np.pad(np.take_along_axis(self.counts, kept, axis=1), more)
+        self.ids, self.counts = np.pad(self.ids, more), np.pad(self.counts, more)
 
     def _widen(self) -> bool:
         """Twice as many slots a row, or False where the bound is reached."""
