@@ -5,7 +5,7 @@ import pytest
 from benchmarks import quality, ranked
 from benchmarks.page import put, table
 from feed.errors import FeedError
-from feed.evaluation.models import MODELS
+from offline.evaluate import MODELS
 
 
 def run(row, ndcg, seed=0, data="aa", users=None, **others):
