@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from feed import settings
 from feed.attribution import Attribution, Marks, Pending
 from feed.catalogue import Item, User
 from feed.evaluation.rows import Catalogue, Rows
@@ -29,7 +30,6 @@ from feed.models.two_tower import scores
 from offline import bootstrap
 
 REFRESHED = 32  # events after which items' vectors are made anew: rankers do so twice a second
-WINDOW_SECONDS = 1800.0  # of attribution
 NAME = Path("the rows before the slice")  # of the log, in an error
 
 
@@ -54,7 +54,7 @@ class Served:
         start = Snapshot(trained.model, frozen.space, {"learned_until": float(rows.at[-1])})
         self._space, self._model = frozen.space, trained.model
         self._learner = Learner.begin("bootstrap", start, lambda version: (version, start), self._seed)
-        self._learns = False
+        self._learns, self._window = False, settings.load().attribution_seconds
         self._pending: dict[str, Pending] = {}
         self._marks, self._offset = Marks(), 0
         self._state = BatchState(items, users)
@@ -102,7 +102,7 @@ class Served:
 
     def _attribute(self, event: Event) -> None:
         items = FrozenItems(self._state.items, event.at)
-        windows = Attribution(WINDOW_SECONDS, 0, self._marks, self._pending, items)
+        windows = Attribution(self._window, 0, self._marks, self._pending, items)
         windows.add(event, self._state.user(event.user_id))
         for example in windows.close():
             if self._learner.take(self._offset, example) is not None:

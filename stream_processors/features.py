@@ -247,6 +247,7 @@ class FeaturesAgent:
         position = self._store.position(topic_id, partition)
         other = position if topic is wire.ITEMS else self._store.position(other_id, partition)
         if position < batch.start:
+            self._table = self._store.load_items()  # which may have counted what Redis has lost, and will count it again
             return position
         records = [record for record in batch.records if record.offset >= position]
         if records:

@@ -4,10 +4,11 @@ import torch
 from feed import settings
 from feed.errors import BadSetting
 from feed.models.heads import Head
+from feed.models.two_tower import WIDTH
 from feed.objective import Objective
 from feed.ranking.arms import Policy
 
-HEADS = {task: Head(1.0, torch.zeros(64), 0.0) for task in ("click", "hide")}
+HEADS = {task: Head(1.0, torch.zeros(WIDTH), 0.0) for task in ("click", "hide")}
 
 
 def test_a_table_is_read_in_any_order_with_blanks_or_commas():

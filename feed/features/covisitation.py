@@ -53,10 +53,7 @@ class CoVisitation:
     def add(self, history: Sequence[int], item: int) -> None:
         """A user with that history, the latest first and without repetition, takes the item."""
         before = np.array(history[: self.relation.window], np.int64)
-        self.count(before, item, self.relation.amounts[: len(before)])
-
-    def count(self, before: np.ndarray, item: int, amounts: np.ndarray) -> None:
-        """The item was taken after each of `before` (m,), all different, which counts by `amounts`, int32 (m,)."""
+        amounts = self.relation.amounts[: len(before)]
         if len(before):
             self.pairs.raise_column(before, item, amounts)
             if self.relation.both:

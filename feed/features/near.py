@@ -28,6 +28,7 @@ from feed.features.user import UserState
 
 NEXT = Relation(0.9, 50)
 COLUMNS = ("together", "next")
+LARGEST = 2**30  # an amount: a million takes side by side, and far from where 32 bits end
 FLOOR = 0.05  # of x: what a pair or two says is little more than nothing; with 0.001 the columns lost a little on films
 
 
@@ -99,7 +100,8 @@ class Near:
                 self._by_column.raise_column(others, row, more)
 
     def replace(self, row: int, counts: Mapping[int, int], taken: int) -> None:
-        """What `row` has as a whole: amounts by rows, and how often it was taken."""
+        """What `row` has as a whole: amounts by rows, at most `LARGEST` each, and how often it was taken."""
+        counts = {other: min(amount, LARGEST) for other, amount in counts.items()}
         with self._one_at_a_time:
             self._taken[row] = taken
             places = self._by_row.counts[row] > 0

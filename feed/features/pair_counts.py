@@ -21,12 +21,6 @@ class Pairs(Protocol):
     def weighted(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """float (n,): the sum of the rows (m,), each times its weight (m,)."""
 
-    def of_column(self, rows: np.ndarray, item: int) -> np.ndarray:
-        """int32 (m,): the counts of the rows (m,) with the item."""
-
-    def grow(self, n: int) -> None:
-        """Room for `n` items, the new ones without any count."""
-
 
 class Square:
     """`counts`, int32 (n, n)."""
@@ -46,15 +40,6 @@ class Square:
         """See `Pairs`."""
         sums: np.ndarray = weights.astype(np.float32) @ self.counts[rows].astype(np.float32)  # a product of integers is slow
         return sums
-
-    def of_column(self, rows: np.ndarray, item: int) -> np.ndarray:
-        """See `Pairs`."""
-        counts: np.ndarray = self.counts[rows, item]
-        return counts
-
-    def grow(self, n: int) -> None:
-        """See `Pairs`."""
-        self.counts = np.pad(self.counts, (0, n - len(self.counts)))
 
 
 class BoundedRows:
@@ -99,12 +84,12 @@ class BoundedRows:
         return sums
 
     def of_column(self, rows: np.ndarray, item: int) -> np.ndarray:
-        """See `Pairs`."""
+        """int32 (m,): the counts of the rows (m,) with the item."""
         counts: np.ndarray = np.where(self.ids[rows] == item, self.counts[rows], 0).sum(axis=1, dtype=np.int32)
         return counts
 
     def grow(self, n: int) -> None:
-        """See `Pairs`; rows that are too wide for so many give up their smallest counts."""
+        """Room for `n` items. Rows that are too wide for so many give up their smallest counts."""
         width = max(8, min(self.ids.shape[1], ENTRIES // max(n, 1)))
         if width < self.ids.shape[1]:  # sorting takes seconds, during which nobody ranks
             kept = np.argsort(-self.counts, axis=1, kind="stable")[:, :width]

@@ -35,7 +35,7 @@ def test_whoever_creates_the_topics_keeps_training_examples_as_long_as_is_set(na
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEED_EXAMPLES_DAYS", "3")
     monkeypatch.setattr(kafka, "ensure_topics", ensure_topics)
-    monkeypatch.setattr(dataset, "read", lambda *_: None)
+    monkeypatch.setattr(dataset, "read", lambda *_, **__: None)
     for module, attribute in ((logs, "setup"), (signal, "signal")):  # what would outlive the test
         monkeypatch.setattr(module, attribute, lambda *_: None)
     with pytest.raises(Asked) as asked:

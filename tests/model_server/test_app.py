@@ -19,6 +19,7 @@ from feed.errors import BadSetting
 from feed.io.feeds import FeedStore
 from feed.io.redis import Change, FeatureStore, connect
 from feed.models.heads import Head
+from feed.models.two_tower import WIDTH
 from feed.objective import Objective
 from feed.ranking.arms import Policy
 from feed.ranking.live import Live, load
@@ -80,7 +81,7 @@ def test_with_a_table_of_weights_the_server_the_stream_and_the_batch_rank_alike(
     state = world(users=5, items=60)
     fill(redis_url, state)
     torch.manual_seed(0)
-    heads = {task: Head(0.3, 0.5 * torch.randn(64), -2.0) for task in ("click", "hide")}
+    heads = {task: Head(0.3, 0.5 * torch.randn(WIDTH), -2.0) for task in ("click", "hide")}
     champion = promote(tmp_path, dataclasses.replace(snapshot(state), heads=heads))
     policy = dataclasses.replace(POLICY, objective=Objective.parse("click=1 hide=-3"), popularity_correction=0.02)
     features = FeatureStore(connect(redis_url))

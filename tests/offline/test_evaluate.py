@@ -154,7 +154,10 @@ def test_the_grids_are_printed():
         (["--model", "ease", "--set", "ridge=1e999"], "'ridge=1e999': the value is to be a number"),
         (["--model", "ease", "--set", "ridge=-1"], "'ridge=-1': the value is to be a number from 0"),
         (["--model", "ease", "--set", "fridge=1"], "ease has no 'fridge'; it has decay, half_life_days, prior, ridge"),
-        (["--model", "mixture", "--set", "fridge=1"], "mixture has no 'fridge'; it has attributes, covisitation, history"),
+        (
+            ["--model", "mixture", "--set", "fridge=1"],
+            "mixture has no 'fridge'; it has attributes, context, covisitation",
+        ),
         (["--model", "ease", "--set", "ridge=1", "--set", "ridge=2"], "'ridge=2': ridge is given twice"),
         (["--model", "bpr", "--set", "factors=2.5"], "'factors=2.5': the value is to be a whole number from 1 to 2,048"),
         (["--model", "mixture", "--set", "prior=2"], "'prior=2': the value is to be 0 or 1"),
