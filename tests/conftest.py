@@ -1,10 +1,12 @@
-"""Real servers for the tests: one broker and one Redis a session, on free ports of 127.0.0.1."""
+"""Real servers for the tests: one broker and one Redis a session, on free ports of 127.0.0.1; and logging as it was."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+import structlog
 
 from deploy import embedded
 
@@ -36,3 +38,14 @@ def redis_url(_redis_server: str) -> str:
     client.flushall()
     client.close()
     return _redis_server
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """For a test in which a command sets up the logging of its process: here it would be that of all tests after it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+    logging.captureWarnings(False)
+    structlog.reset_defaults()

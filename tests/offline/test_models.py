@@ -13,6 +13,7 @@ from feed.registry import Registry
 from offline import models
 from tests.small import NOW, snapshot, world
 
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 ROOT = Path(__file__).parents[2]
 STATE = world(users=5, items=20)
 MANIFEST = {
