@@ -2,13 +2,25 @@
 
 from types import SimpleNamespace
 
+import numpy as np
+
 from feed import wire
 from feed.catalogue import Item
-from feed.events import Impression, Like, Shown, utc
+from feed.events import Click, Impression, Like, Shown, utc
 from feed.examples import decode_record
-from feed.io.redis import FeatureStore, connect
+from feed.io.redis import Change, FeatureStore, connect
 from feed.wire import Position
-from stream_processors.features import Folder
+from stream_processors.features import FeaturesAgent, Folder
+
+
+class NoBroker:
+    """Takes everything."""
+
+    def send_raw(self, topic, partition, key, value):
+        pass
+
+    def flush(self):
+        pass
 
 
 def records(*values: bytes) -> list[SimpleNamespace]:
@@ -47,3 +59,38 @@ def test_an_unusable_record_too_large_for_a_dead_letter_leaves_one_that_says_whe
     assert small.value == b"{}"
     assert (large.position, large.value) == (Position("I", 0, 1), None)
     assert "too large for dead-letters" in large.reason
+
+
+def test_an_agent_forgets_what_it_counted_when_redis_comes_back_older(redis_url):
+    client = connect(redis_url)
+    store, folder = FeatureStore(client), Folder(2, 300.0, 1800.0)
+    users = {wire.partition_of(str(u), 2): str(u) for u in range(9)}
+    items = {item: Item(item_id=item) for item in "abx"}
+    agent = FeaturesAgent(store, NoBroker(), folder, {"interactions": "I", "users": "U", "items": "C"}, None, 10.0)
+
+    def catalogue():
+        assert FeatureStore(client).apply(Change(Position("C", 0, 3), items=items), 0, "C", 0).done
+
+    def batch(partition, start, *taken):
+        clicks = [
+            Click(event_id=f"{partition}{item}", user_id=users[partition], item_id=item, occurred_at=utc(1.7e9 + k))
+            for k, item in enumerate(taken)
+        ]
+        tp = SimpleNamespace(topic="interactions", partition=partition)
+        return SimpleNamespace(tp=tp, start=start, end=start + len(taken), records=records(*map(wire.encode, clicks)))
+
+    catalogue()
+    assert agent._try(batch(0, 0, "a", "x")) == 2
+    client.flushall()
+    catalogue()
+    other = FeaturesAgent(FeatureStore(client), NoBroker(), folder, agent._topic_ids, None, 10.0)
+    assert other._try(batch(1, 0, "b", "x")) == 2
+    assert agent._try(batch(0, 2)) == 0  # it is to begin again
+    assert agent._try(batch(0, 0, "a", "x")) == 2
+    agent._store.refresh_items(agent._table)
+    table = FeatureStore(client).load_items()
+    x = np.array([table.row("x")])
+    for history in ("a", "b"):
+        assert table.nearby({"recent": [history]}).at(x).any()
+        mine = agent._table.nearby({"recent": [history]}).at(np.array([agent._table.row("x")]))
+        np.testing.assert_array_equal(mine, table.nearby({"recent": [history]}).at(x))
