@@ -64,9 +64,9 @@ def promote(version: Version) -> None:
     """Make a version serve at once, without a trial; the ledger says that it was done by hand."""
     registry = _registry()
     generation, champion = registry.generation(), _champion(registry)
+    snapshot.load(registry.folder(version)).require_finite()
     if champion is not None and champion.version == version:
         raise FeedError(f"{version} serves already, as generation {champion.generation}")
-    snapshot.load(registry.folder(version)).require_finite()
     _say(registry.promote(version, generation=generation, evidence=BY_HAND))
 
 

@@ -12,12 +12,15 @@ import structlog
 import typer
 
 from feed import dataset, logs, settings, wire
-from feed.errors import FeedError, run
+from feed.errors import BadModel, FeedError, run
 from feed.io import kafka, publish
 from feed.io.redis import FeatureStore, claim_topics, connect
+from feed.models import snapshot
 from feed.registry import Registry
 from feed.settings import Settings
 from offline import bootstrap, rank
+
+ANEW = "python offline/export.py --out DIR && python offline/bootstrap.py --data DIR (docs/operations.md, Upgrading)"
 
 log = structlog.get_logger()
 ROOT = Path(__file__).parents[1]
@@ -28,7 +31,12 @@ def main() -> None:
     configuration = settings.load()
     logs.setup(configuration, "seed")
     if champion := Registry(configuration.registry).champion():
-        log.info("nothing to do: there is a champion", version=champion.version)
+        try:
+            snapshot.load(champion.path)
+        except BadModel as error:
+            log.error("there is a champion, and it cannot serve", error=str(error), remedy=ANEW)
+        else:
+            log.info("nothing to do: there is a champion", version=champion.version)
     elif configuration.seed_data == "none":
         log.info("nothing to do: FEED_SEED_DATA=none")
     else:

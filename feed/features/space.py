@@ -62,7 +62,7 @@ class FeatureSpace:
 
     def __init__(self, definition: _Definition) -> None:
         if definition.format != FORMAT:
-            raise BadModel(f"features of format {definition.format}, this code has format {FORMAT}: bootstrap again")
+            raise BadModel(f"features of format {definition.format}, this code has format {FORMAT}")
         self._definition = definition
         self._index = {
             name: {token: i for i, token in enumerate(tokens, 1)} for name, tokens in definition.vocabularies.items()
@@ -146,7 +146,7 @@ class FeatureSpace:
         try:
             return cls(msgspec.json.decode(data, type=_Definition))
         except msgspec.DecodeError as error:
-            raise BadModel(f"not a feature definition: {error}; bootstrap again") from error
+            raise BadModel(f"not a feature definition: {error}") from error
 
     def user_inputs(self, states: Sequence[UserState], now: float) -> Inputs:
         """Inputs of these users as of `now` (seconds since 1970)."""

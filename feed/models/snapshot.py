@@ -79,7 +79,10 @@ def load(path: Path) -> Snapshot:
     """The version in folder `path`. Raises `BadModel` naming the file that is missing, corrupt or unfit, and a remedy."""
     manifest = read_manifest(path)
     contents = {name: read_checked(path / name, manifest) for name in (WEIGHTS, FEATURES)}
-    space = FeatureSpace.from_json(contents[FEATURES])
+    try:
+        space = FeatureSpace.from_json(contents[FEATURES])
+    except BadModel as error:
+        raise BadModel(f"{path / FEATURES} cannot be read by this code: {error}; choose another version, or {TRAIN}") from error
     if space.fingerprint != manifest.get("fingerprint"):
         raise BadModel(
             f"{path / FEATURES} has fingerprint {space.fingerprint[:12]}, {MANIFEST} says "

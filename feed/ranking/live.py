@@ -87,6 +87,11 @@ class Live:
     def rank(self, states: Sequence[UserState]) -> list[Feed]:
         """The users' feeds. Raises `NoChampion`."""
         ranker = self._ranker
+        if ranker is None and self._refused is not None:
+            raise NoChampion(
+                f"the champion {self._refused.version} cannot be used, as was said when it was read: promote another version "
+                "with `python offline/models.py`, or train one with `python offline/bootstrap.py`"
+            )
         if ranker is None:
             raise NoChampion("no champion yet: train one with `python offline/bootstrap.py` (or `python offline/seed.py`)")
         return ranker.rank(states, self._now())

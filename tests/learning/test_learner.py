@@ -318,7 +318,10 @@ def test_a_learner_of_features_of_another_format_is_refused_by_name(tmp_path):
     manifest = snapshot.read_manifest(tmp_path / "v")
     manifest["sha256"][snapshot.FEATURES] = manifest["fingerprint"] = hashlib.sha256(before).hexdigest()
     (tmp_path / "v" / snapshot.MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(BadModel, match="features of format 2, this code has format 3: bootstrap again"):
+    with pytest.raises(
+        BadModel,
+        match=r"features\.json cannot be read by this code: features of format 2, this code has format 3; choose another",
+    ):
         state.load(tmp_path / "v", taught.no_restart)
 
 

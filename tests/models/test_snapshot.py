@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -100,6 +101,16 @@ def test_weights_of_another_feature_space_are_refused(saved, tmp_path_factory, t
     own = json.loads((path / snapshot.MANIFEST).read_text())["sha256"]
     rewrite_manifest(path, sha256={**own, snapshot.FEATURES: sums[snapshot.FEATURES]})
     with pytest.raises(BadModel, match="trained on other features"):
+        snapshot.load(path)
+
+
+def test_a_version_of_another_format_is_refused_by_name_with_what_to_do(saved):
+    path, _, _ = saved
+    older = (path / snapshot.FEATURES).read_bytes().replace(b'"format":3', b'"format":2')
+    (path / snapshot.FEATURES).write_bytes(older)
+    own = json.loads((path / snapshot.MANIFEST).read_text())["sha256"]
+    rewrite_manifest(path, sha256={**own, snapshot.FEATURES: hashlib.sha256(older).hexdigest()})
+    with pytest.raises(BadModel, match=rf"{path.name}/features\.json cannot be read.*format 2.*format 3; choose another"):
         snapshot.load(path)
 
 

@@ -100,6 +100,15 @@ def test_a_champion_whose_user_tower_is_not_finite_is_refused_before_anybody_is_
     assert len(catalogue.live.rank([state.user("1")])) == 1
 
 
+def test_where_the_only_champion_cannot_be_used_that_is_what_is_said(tmp_path, state):
+    champion = promote(tmp_path, snapshot(state))
+    (champion.path / "weights.safetensors").unlink()
+    catalogue = Catalogue(tmp_path)
+    catalogue.refresh()
+    with pytest.raises(NoChampion, match="champion v000001 cannot be used"):
+        catalogue.live.rank([state.user("1")])
+
+
 def test_a_broken_role_file_does_not_stop_the_ranker_at_hand(tmp_path, state):
     promote(tmp_path, snapshot(state))
     catalogue = Catalogue(tmp_path)
