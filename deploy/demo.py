@@ -26,8 +26,9 @@ from feed.evaluation.metrics import ratio_interval
 from feed.ranking.types import LEARNED, POPULAR, RANDOM
 
 ROOT = Path(__file__).parents[1]
-# With half of so few people, who come back so often, the fall was at times over before it could be told from noise.
-DRIFT_SIZE = 0.8
+# With half or four in five of so few people, who come back so often, the fall was at times over before it could be told from
+# noise: with four in five in one run of eight.
+DRIFT_SIZE = 1.0
 LEAST_EVIDENCE = 1000  # requests that a trial must have judged to show how trials go
 SPAN = 10.0  # seconds of a line of the timeline, as the audience's report has them
 console = Console(highlight=False)
