@@ -103,8 +103,7 @@ class Loop:
             self._offset += 1
             state["position"] = {"topic_id": "loop", "partition": 0, "offset": self._offset}
         examples = windows.close()
-        self._pending = {user: pending for user, pending in windows.pending.items() if pending.due is not None}
-        self._marks = windows.marks
+        self._pending, self._marks = windows.waiting, windows.marks
         return examples
 
 

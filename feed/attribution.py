@@ -115,6 +115,11 @@ class Attribution:
         """As of the last call."""
         return Marks(self._clock, self._sequence, self._late)
 
+    @property
+    def waiting(self) -> dict[str, Pending]:
+        """The entries that have something left, for who keeps them in memory from one batch to the next."""
+        return {user_id: pending for user_id, pending in self.pending.items() if pending.due is not None}
+
     def add(self, event: Event, state: UserState) -> None:
         """Open a window, or label one."""
         pending = self.pending.setdefault(event.user_id, Pending())

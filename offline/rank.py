@@ -29,7 +29,6 @@ from feed.events import utc
 from feed.features import BatchState, FeatureSpace, ItemTable, UserState
 from feed.io.feeds import FeedStore
 from feed.io.redis import FeatureStore, connect, must_answer
-from feed.models import snapshot
 from feed.monitoring.quality import QUANTILES, Quality, measure
 from feed.ranking.arms import Policy
 from feed.ranking.live import load
@@ -75,7 +74,7 @@ def run(configuration: Settings, output: Path, data: Path | None = None) -> Qual
             )
         audience = from_redis(configuration.redis) if data is None else from_files(data, configuration.future_seconds)
         ranker = load(champion, audience.table, Policy.of(configuration), audience.now)
-        if strange := strangers(snapshot.load(champion.path).space, audience.table, audience.now):
+        if strange := strangers(ranker.space, audience.table, audience.now):
             log.warning(
                 "the model was trained on another catalogue: train one on this, with `python offline/bootstrap.py`",
                 version=champion.version, none_known_of=strange,

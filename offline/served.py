@@ -88,11 +88,9 @@ class Served:
         if k < self._next[0]:
             return
         event = self._next[1]
-        state = self._state.user(event.user_id)
         if self._learns:
             self._attribute(event)
         self._state.apply(event)
-        state["position"] = {"topic_id": "log", "partition": 0, "offset": k}
         self._next = next(self._events, (len(rows), event))
         self._stale += 1
 
@@ -108,8 +106,7 @@ class Served:
             if self._learner.take(self._offset, example) is not None:
                 self._model, self._space, self._stale = self._learner.weights.average, self._learner.space, REFRESHED
             self._offset += 1
-        self._pending = {user: pending for user, pending in windows.pending.items() if pending.due is not None}
-        self._marks = windows.marks
+        self._pending, self._marks = windows.waiting, windows.marks
 
 
 def items_of(catalogue: Catalogue) -> Iterator[Item]:

@@ -31,7 +31,7 @@ class Partition:
             windows.add(event, self.state.user(event.user_id))
             self.state.apply(event)
         closed = windows.close(everything)
-        self.pending = {user: of for user, of in windows.pending.items() if of.due is not None}
+        self.pending = windows.waiting
         self.marks = windows.marks
         self.examples += closed
         return closed

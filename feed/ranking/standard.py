@@ -101,9 +101,9 @@ class Ranking:
 class Ranker:
     """Ranks users with one version of the model over one item table.
 
-    `generation` counts changes of the champion; `ranked_by` says what orders a feed; `clock` is the wall clock, for `made_at`
-    only. The table is read when the ranker is made and at each `refresh`, what goes together at each ranking. The same states,
-    table, times and version give the same feeds.
+    `generation` counts changes of the champion; `space` is how the version reads users and items; `ranked_by` says what
+    orders a feed; `clock` is the wall clock, for `made_at` only. The table is read when the ranker is made and at each
+    `refresh`, what goes together at each ranking. The same states, table, times and version give the same feeds.
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class Ranker:
     ) -> None:
         self.version, self.generation, self.policy = version, generation, policy
         self._snapshot, self._table, self._clock = snapshot, table, clock
+        self.space = snapshot.space
         self.ranked_by = policy.ranked_by(snapshot.heads)
         self.refresh(now)
 
