@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 import typer
@@ -22,7 +23,7 @@ from rich.table import Table
 from feed import dataset, errors, logs, settings
 from feed.dataset import Dataset
 from feed.dataset.columns import NUMBER
-from feed.errors import BadData, BadSetting
+from feed.errors import BadData, BadModel, BadSetting
 from feed.evaluation import files, report
 from feed.evaluation.models import BOUNDS, Model, Parameters
 from feed.evaluation.models import MODELS as OFFLINE
@@ -94,19 +95,20 @@ def run(data: Dataset, plan: Plan, log: Log, parts: tuple[Slice, Slice], test: b
 
 
 def evaluate(plan: Plan, log: Log, part: Slice, parameters: Parameters, progress: Callable[[int, int], None]) -> Outcome:
-    """One model, one slice. Raises `BadSetting` for parameters that it cannot work with."""
+    """One model, one slice. Raises `BadSetting` and `BadModel` for parameters that it cannot work with."""
     torch.manual_seed(plan.seed)  # some models draw from the global generator
+    model = MODELS[plan.model].build(**parameters)
     try:
-        model = MODELS[plan.model].build(**parameters)
         if plan.protocol == "static":
             return static(model, log, part, seed=plan.seed, progress=progress)
         return progressive(
             model, log, part, state_every=plan.state_every, learn_every=plan.learn_every, seed=plan.seed, progress=progress
         )
-    except (ArithmeticError, AssertionError, MemoryError, RuntimeError, ValueError) as error:
-        if not plan.fixed:
-            raise
-        raise BadSetting(f"--set: {plan.model} cannot work with {_words(parameters)}: {error}; --grid shows values") from error
+    except np.linalg.LinAlgError as error:
+        raise BadModel(
+            f"{plan.model} has no solution with {_words(parameters)}: {error}; give it other parameters with --set (--grid "
+            "shows some)"
+        ) from error
 
 
 def tuned(plan: Plan, score: Callable[[Parameters], float], console: Console) -> tuple[Parameters, Sequence[Trial]]:

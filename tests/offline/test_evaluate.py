@@ -161,7 +161,7 @@ def test_the_grids_are_printed():
         (["--model", "ease", "--set", "ridge=1", "--set", "ridge=2"], "'ridge=2': ridge is given twice"),
         (["--model", "bpr", "--set", "factors=2.5"], "'factors=2.5': the value is to be a whole number from 1 to 2,048"),
         (["--model", "mixture", "--set", "prior=2"], "'prior=2': the value is to be 0 or 1"),
-        (["--model", "sasrec", "--no-tune", "--set", "width=65"], "sasrec cannot work with .*width=65"),
+        (["--model", "sasrec", "--no-tune", "--set", "width=65"], "width=65: sasrec has 2 heads.*an even one"),
         (["--tune-from", "yesterday"], "is no time"),
         (["--test-from", ""], "is no time"),
     ],
@@ -179,6 +179,26 @@ def test_every_parameter_has_bounds_and_every_value_of_a_grid_keeps_them(model):
         for value in grid.get(name, ()):
             assert evaluate.fixed(model, [f"{name}={value}"]) == {name: value}
     assert set(grid) <= set(evaluate.MODELS[model].parameters())
+
+
+def test_a_failure_that_no_parameter_caused_is_not_blamed_on_one(camps, monkeypatch):
+    class Broken(Drawn):
+        def __init__(self, seed: int = 0):
+            pass
+
+        def scores(self, user, at):
+            raise ValueError("a mistake of the program")
+
+    monkeypatch.setattr(evaluate, "MODELS", {"broken": Model(Broken)})
+    with pytest.raises(AssertionError, match=r"ValueError.*a mistake of the program"):
+        run("--data", camps, "--model", "broken", "--set", "seed=1")
+
+
+def test_a_model_that_has_no_solution_says_so(tmp_path, counted):
+    always_together = [(f"u{k}", f"i{j}", "click", 1000 * k + j) for k in range(40) for j in range(4)]
+    dataset.write(logs.dataset(always_together), tmp_path / "log")
+    with pytest.raises(BadModel, match=r"ease has no solution with .*ridge=0\.0.*give it other parameters with --set"):
+        run("--data", tmp_path / "log", "--model", "ease", "--no-tune", "--set", "ridge=0")
 
 
 def test_a_model_that_diverges_says_so(camps):

@@ -5,10 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from feed.errors import BadSetting
 from feed.evaluation.baselines.liked import liked_of
 from feed.evaluation.rows import Catalogue, Rows
 
 LENGTH = 50
+HEADS = 2
 BATCH = 32  # sequences
 SAMPLED = 4096  # items of a larger catalogue drawn for a batch
 
@@ -24,7 +26,7 @@ class Net(nn.Module):
         nn.init.normal_(self._places.weight, std=0.02)
         self._dropout = nn.Dropout(dropout)
         self._blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 2, 2 * width, dropout, "gelu", batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(width, HEADS, 2 * width, dropout, "gelu", batch_first=True, norm_first=True)
             for _ in range(layers)
         )
         self._norm = nn.LayerNorm(width)
@@ -50,6 +52,8 @@ class SasRec:
     def __init__(
         self, epochs: int = 30, dropout: float = 0.5, width: int = 64, layers: int = 2, rate: float = 1e-3, seed: int = 0
     ) -> None:
+        if width % HEADS:
+            raise BadSetting(f"--set width={width}: sasrec has {HEADS} heads, which share its width: give it an even one")
         self._epochs, self._dropout, self._width = epochs, dropout, width
         self._layers, self._rate, self._seed = layers, rate, seed
 
