@@ -31,7 +31,8 @@ from feed.evaluation import holdout
 from feed.evaluation.holdout import VisitCollector, Visits
 from feed.events import Impression, utc
 from feed.features import FeatureSpace
-from feed.models import heads, snapshot
+from feed.models import examination, heads, snapshot
+from feed.models.examination import Examination
 from feed.models.heads import Heads
 from feed.models.pairs import CHUNK, ChunkCollector, Chunks, Log, Pair, pairs_of, replay
 from feed.models.train import Trained, train
@@ -113,7 +114,7 @@ def run(
         }
     found, head_figures = fit_heads(trained.model, frozen, log, slices)
     about = {**manifest(log, slices, trained, seed, figures), "heads": head_figures}
-    outcome = register(Registry(registry), trained, frozen.space, about, found)
+    outcome = register(Registry(registry), trained, frozen.space, about, found, examination.of(log.events))
     console.print(table(figures))
     if head_figures:
         console.print(heads_table(head_figures))
@@ -250,10 +251,19 @@ def replaceable(registry: Registry) -> int:
     return 0
 
 
-def register(registry: Registry, trained: Trained, space: FeatureSpace, about: dict[str, Any], found: Heads) -> Outcome:
+def register(
+    registry: Registry,
+    trained: Trained,
+    space: FeatureSpace,
+    about: dict[str, Any],
+    found: Heads,
+    looks: Examination | None,
+) -> Outcome:
     """Publish the version as a challenger; make it champion if there is none that can serve."""
     generation = replaceable(registry)
-    version = registry.publish(lambda folder: snapshot.save(folder, trained.model, space, about, heads=found), challenger=True)
+    version = registry.publish(
+        lambda folder: snapshot.save(folder, trained.model, space, about, heads=found, examination=looks), challenger=True
+    )
     try:
         registry.promote(version, generation=generation, evidence={"by": about["created_by"], "why": "nobody could serve"})
     except NotPromoted:

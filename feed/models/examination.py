@@ -29,6 +29,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from feed.events import BY_CHANCE, POSITIVES, Engagement, Event, Impression, Shown, View, kind
@@ -66,12 +67,35 @@ class Examination(NamedTuple):
         theta = self.theta[np.minimum(place, len(self.theta) - 1)]
         return np.asarray(theta * (1 - self.taken) / np.maximum(1 - theta * self.taken, 1e-12))
 
+    def to_json(self) -> bytes:
+        """Exactly this model, for `from_json`."""
+        return msgspec.json.encode(_Told(self.theta.tolist(), self.taken))
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "Examination":
+        """Raises `ValueError` if that is no such model."""
+        told = msgspec.json.decode(content, type=_Told)
+        chances = [*told.theta, told.taken]
+        if not told.theta or not 0 <= min(chances) <= max(chances) <= 1:
+            raise ValueError("theta and taken are no probabilities")
+        return cls(np.array(told.theta), told.taken)
+
+
+class _Told(msgspec.Struct):
+    theta: list[float]
+    taken: float
+
 
 def untold(events: Sequence[Event]) -> bool:
     """Whether the log shows things and does not say what was looked at: impressions and positives, and not one view."""
     shown = any(isinstance(event, Impression) for event in events)
     taken = any(isinstance(event, Engagement) and kind(event) in POSITIVES for event in events)
     return shown and taken and not any(isinstance(event, View) for event in events)
+
+
+def of(events: Sequence[Event]) -> Examination | None:
+    """The model of a log that does not say what was looked at; None for another, of which nothing is to be guessed."""
+    return fit(showings(events)) if untold(events) else None
 
 
 def looks(events: Sequence[Event], seed: int) -> dict[int, list[str]]:

@@ -3,6 +3,7 @@
     weights.safetensors   the model's parameters
     features.json         the feature space they were trained on
     heads.safetensors     the heads of what follows a look (see `feed.models.heads`); not in a version that has none
+    examination.json      how often each place is looked at (see `feed.models.examination`); only where no view says so
     manifest.json         what it is: fingerprint, sha256 of every other file, and what the trainer says (span, figures, ...)
 
 A trainer that goes on from a version puts what it needs for that beside these (see `feed.learning.state`).
@@ -27,23 +28,28 @@ from feed.features import FeatureSpace
 from feed.features import items as item_features
 from feed.features import user as user_features
 from feed.models import heads as task_heads
+from feed.models.examination import Examination
 from feed.models.heads import Heads
 from feed.models.two_tower import TwoTower
 
 WEIGHTS, FEATURES, MANIFEST = "weights.safetensors", "features.json", "manifest.json"
-HEADS = "heads.safetensors"
+HEADS, EXAMINATION = "heads.safetensors", "examination.json"
 TRAIN = "train anew with `python offline/bootstrap.py`"
 REMEDY = f"restore the folder from a copy, or {TRAIN}"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A model in evaluation mode, the features it reads, what is written about it, and its heads if it has any."""
+    """A model in evaluation mode, the features it reads, what is written about it, and its heads if it has any.
+
+    `examination`: None if views say what was looked at.
+    """
 
     model: TwoTower
     space: FeatureSpace
     manifest: Mapping[str, Any]
     heads: Heads = field(default_factory=dict)
+    examination: Examination | None = None
 
     def require_finite(self) -> None:
         """Raises `BadModel` naming the weights that are NaN or infinite: such a model can score nothing."""
@@ -60,6 +66,7 @@ def save(
     manifest: Mapping[str, Any],
     extra: Mapping[str, bytes] | None = None,
     heads: Heads | None = None,
+    examination: Examination | None = None,
 ) -> None:
     """Write the folder `path`, which must exist; `manifest` is JSON and gains `fingerprint` and `sha256`.
 
@@ -68,6 +75,8 @@ def save(
     contents = {WEIGHTS: save_tensors(model.state_dict()), FEATURES: space.to_json(), **(extra or {})}
     if heads:
         contents[HEADS] = save_tensors(task_heads.to_tensors(heads))
+    if examination:
+        contents[EXAMINATION] = examination.to_json()
     for name, content in contents.items():
         (path / name).write_bytes(content)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -94,7 +103,7 @@ def load(path: Path) -> Snapshot:
         model.load_state_dict(load_tensors(contents[WEIGHTS]))
     except (SafetensorError, RuntimeError) as error:
         raise BadModel(f"{path / WEIGHTS} does not fit this code's model: {error}; {REMEDY}") from error
-    return Snapshot(model.eval(), space, manifest, _heads(path, manifest))
+    return Snapshot(model.eval(), space, manifest, _heads(path, manifest), _examination(path, manifest))
 
 
 def _heads(path: Path, manifest: Mapping[str, Any]) -> Heads:
@@ -104,6 +113,15 @@ def _heads(path: Path, manifest: Mapping[str, Any]) -> Heads:
         return task_heads.from_tensors(load_tensors(read_checked(path / HEADS, manifest)))
     except (SafetensorError, ValueError) as error:
         raise BadModel(f"{path / HEADS} does not fit this code's heads: {error}; {REMEDY}") from error
+
+
+def _examination(path: Path, manifest: Mapping[str, Any]) -> Examination | None:
+    if EXAMINATION not in manifest.get("sha256", {}):
+        return None
+    try:
+        return Examination.from_json(read_checked(path / EXAMINATION, manifest))
+    except ValueError as error:
+        raise BadModel(f"{path / EXAMINATION} says nothing of who looks: {error}; {REMEDY}") from error
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
 from feed.events import Click, Hide, Impression, Shown, View, utc
@@ -172,6 +174,27 @@ def test_a_log_with_a_view_says_itself_what_was_looked_at():
     assert not examination.untold([*events, did(View, 2, "u", "b")])
     assert not examination.untold(events[:1])
     assert not examination.untold(events[1:])
+
+
+def test_only_a_log_that_does_not_say_what_was_looked_at_has_a_model():
+    events = [shown(0, "u", "a", "b"), did(Click, 1, "u", "a")]
+    assert examination.of(events).theta.tolist() == [1, 0]
+    assert examination.of([*events, did(View, 2, "u", "b")]) is None
+    assert examination.of([]) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=examination.PLACES), st.floats(0, 1))
+def test_what_was_written_is_read_exactly(theta, taken):
+    found = Examination.from_json(Examination(np.array(theta), taken).to_json())
+    assert (found.theta.tolist(), found.taken) == (theta, taken)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b'{"theta":[],"taken":0.1}', b'{"theta":[1.0,1.5],"taken":0.1}', b'{"theta":[1.0],"taken":-0.1}']
+)
+def test_what_is_no_model_is_refused(content):
+    with pytest.raises(ValueError, match=r"truncated|missing|no probabilities"):
+        Examination.from_json(content)
 
 
 def test_what_was_taken_was_looked_at_and_of_the_rest_as_much_as_the_model_says():

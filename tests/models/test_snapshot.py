@@ -9,6 +9,7 @@ from feed.catalogue import Item
 from feed.errors import BadModel
 from feed.features import FeatureSpace, ItemTable, new_user
 from feed.models import snapshot
+from feed.models.examination import Examination
 from feed.models.heads import Head
 from feed.models.two_tower import WIDTH, TwoTower
 
@@ -70,6 +71,21 @@ def test_heads_of_another_shape_or_without_numbers_are_refused(saved):
     snapshot.save(path, model, space, {}, heads={"click": Head(float("nan"), torch.zeros(WIDTH), -1.0)})
     with pytest.raises(BadModel, match=r"not finite \(click\.a\)"):
         snapshot.load(path).require_finite()
+
+
+def test_who_looks_travels_with_the_version_and_in_one_without_it_views_say_it(saved):
+    path, model, space = saved
+    assert snapshot.load(path).examination is None
+    assert not (path / snapshot.EXAMINATION).exists()
+    snapshot.save(path, model, space, {}, examination=Examination(np.array([1.0, 1 / 3]), 0.1))
+    loaded = snapshot.load(path).examination
+    assert (loaded.theta.tolist(), loaded.taken) == ([1.0, 1 / 3], 0.1)
+    (path / snapshot.EXAMINATION).write_bytes(b"{}")
+    with pytest.raises(BadModel, match=r"examination\.json is corrupt"):
+        snapshot.load(path)
+    snapshot.save(path, model, space, {}, examination=Examination(np.array([1.0, 2.0]), 0.1))
+    with pytest.raises(BadModel, match=r"examination\.json says nothing of who looks: theta and taken are no probabilities"):
+        snapshot.load(path)
 
 
 @pytest.mark.parametrize("name", [snapshot.WEIGHTS, snapshot.FEATURES])

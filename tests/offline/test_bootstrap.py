@@ -93,6 +93,26 @@ def test_a_log_of_one_kind_of_event_can_be_learned_from(tmp_path, kinds):
     assert snapshot.load(Registry(tmp_path / "registry").champion().path).heads == {}, "nothing tells one look from another"
 
 
+def test_only_the_version_of_a_log_without_views_says_who_looks(trained, tmp_path):
+    """Requests of 30 users for 6 of 120 items in random order: of the three above every third is taken, of the others none."""
+    assert snapshot.load(Registry(trained[1]).champion().path).examination is None
+    draw = np.random.default_rng(0)
+    events = []
+    for k in range(1500):
+        shown, about = draw.choice(120, 6, replace=False), {"user_id": f"u{k % 30}"}
+        rows = tuple(Shown(f"i{i}", place, source="random") for place, i in enumerate(shown))
+        events.append(Impression(event_id=f"s{k}", occurred_at=utc(START + 600 * k), items=rows, **about))
+        for place in np.flatnonzero(draw.random(3) < 1 / 3):
+            when = utc(START + 600 * k + 1 + place)
+            events.append(Click(event_id=f"c{k}-{place}", occurred_at=when, item_id=f"i{shown[place]}", **about))
+    items = [Item(item_id=f"i{i}", created_at=utc(START - 1000)) for i in range(120)]
+    dataset.write(dataset.from_events(events, items, [User(user_id=f"u{u}") for u in range(30)]), tmp_path / "data")
+    bootstrap.run(tmp_path / "data", tmp_path / "registry", epochs=1)
+    looks = snapshot.load(Registry(tmp_path / "registry").champion().path).examination
+    assert looks.theta.tolist() == pytest.approx([1, 1, 1, 0, 0, 0], abs=0.1)
+    assert looks.taken == pytest.approx(1 / 3, abs=0.03)
+
+
 def test_a_log_too_short_is_refused_with_what_it_holds(tmp_path):
     with pytest.raises(BadData, match=r"too little to learn from: 5 pairs"):
         bootstrap.run(write(tmp_path / "data", 5), tmp_path / "registry")
