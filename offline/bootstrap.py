@@ -102,12 +102,7 @@ def run(
     require_choice(log, slices, data)
     registry.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is said before the training
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        frozen = freeze(log, slices, seed, progress)
-        task = progress.add_task("training")
-        trained = train(
-            frozen.space, frozen.chunks, lambda model: auc(model, frozen.judged), epochs=epochs, seed=seed,
-            stepped=lambda step, steps: progress.update(task, completed=step, total=steps),
-        )  # fmt: skip
+        frozen, trained = learn(log, slices, progress, epochs=epochs, seed=seed)
         figures = {
             "learned": holdout.summary(frozen.measured, lambda visits: logits(trained.model, visits), seed),
             "popular": holdout.summary(frozen.measured, holdout.popularity, seed),
@@ -163,6 +158,17 @@ def slices_of(pairs: list[Pair], data: Path) -> Slices:
             "name the same item_id"
         )
     return slices
+
+
+def learn(log: Log, slices: Slices, progress: Progress, *, epochs: int = EPOCHS, seed: int) -> tuple[Frozen, Trained]:
+    """Freeze the pairs and train on them; the judged visits choose the epoch."""
+    frozen = freeze(log, slices, seed, progress)
+    task = progress.add_task("training")
+    trained = train(
+        frozen.space, frozen.chunks, lambda model: auc(model, frozen.judged), epochs=epochs, seed=seed,
+        stepped=lambda step, steps: progress.update(task, completed=step, total=steps),
+    )  # fmt: skip
+    return frozen, trained
 
 
 def freeze(log: Log, slices: Slices, seed: int, progress: Progress) -> Frozen:

@@ -25,7 +25,6 @@ from feed.features import BatchState, FrozenItems
 from feed.learning.learner import Learner
 from feed.models.pairs import Log, pairs_of
 from feed.models.snapshot import Snapshot
-from feed.models.train import train
 from feed.models.two_tower import scores
 from offline import bootstrap
 
@@ -46,11 +45,7 @@ class Served:
         slices = bootstrap.slices_of(pairs_of(log, self._seed), NAME)
         bootstrap.require_choice(log, slices, NAME)
         with Progress(disable=True) as progress:
-            frozen = bootstrap.freeze(log, slices, self._seed, progress)
-        trained = train(
-            frozen.space, frozen.chunks, lambda model: bootstrap.auc(model, frozen.judged),
-            epochs=bootstrap.EPOCHS, seed=self._seed,
-        )  # fmt: skip
+            frozen, trained = bootstrap.learn(log, slices, progress, seed=self._seed)
         start = Snapshot(trained.model, frozen.space, {"learned_until": float(rows.at[-1])})
         self._space, self._model = frozen.space, trained.model
         self._learner = Learner.begin("bootstrap", start, lambda version: (version, start), self._seed)
