@@ -25,15 +25,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.loop import Loop, seeded, start
 from feed import dataset, wire
 from feed.events import Event
 from feed.examples import Example, RaiseRate, Record
+from feed.features import FeatureSpace
 from feed.io.kafka import Record as LogRecord
 from feed.learning import state
 from feed.learning.learner import Learner
+from feed.learning.loss import Prepared
+from feed.learning.memory import Reservoir
 from feed.models import snapshot
 from feed.monitoring.alerts import Alert
 from feed.monitoring.drift import DriftMonitor
@@ -69,10 +73,18 @@ class Run:
     events: list[int] = field(default_factory=list)
 
 
+class Forgetful(Reservoir):
+    """Nothing is learned again."""
+
+    def draw(self, n: int, rng: np.random.Generator, space: FeatureSpace) -> list[Prepared]:
+        """None."""
+        return []
+
+
 class Online:
     """Learner, gatekeeper and monitor around a loop, over a registry of their own."""
 
-    def __init__(self, loop: Loop, folder: Path, run: Run, gated: bool) -> None:
+    def __init__(self, loop: Loop, folder: Path, run: Run, gated: bool, replay: bool) -> None:
         self._loop, self._run, self._gated = loop, run, gated
         self.registry = Registry(folder)
         champion = self.registry.champion()
@@ -80,6 +92,8 @@ class Online:
         self._generation, self._offset, self._published = champion.generation, 0, 0
         self._commands: list[Record] = []
         self._learner = Learner.begin(champion.version, snapshot.load(champion.path), self._load)
+        if not replay:
+            self._learner.reservoir = Forgetful(self._learner.progress.seed)
         self._gatekeeper = Gatekeeper(self.registry, LOG, LIMIT, self._commands.append)
         self._monitor = DriftMonitor()
 
@@ -151,8 +165,8 @@ class Nightly:
         shutil.rmtree(data)
 
 
-def run_one(seed: int, kind: str, drift_at: int | None, requests: int, worlds: Path) -> Run:
-    """One audience in front of one way of making feeds."""
+def run_one(seed: int, kind: str, drift_at: int | None, requests: int, worlds: Path, replay: bool = True) -> Run:
+    """One audience in front of one way of making feeds; without `replay` the learner steps on new examples alone."""
     torch.set_num_threads(1)
     loop, champion, version = start(seed, worlds / str(seed), POLICY)
     columns = loop.requests
@@ -162,7 +176,7 @@ def run_one(seed: int, kind: str, drift_at: int | None, requests: int, worlds: P
         registry = Path(temporary) / "registry"
         shutil.copytree(worlds / str(seed) / "registry", registry)
         told = len(Registry(registry).ledger())
-        online = Online(loop, registry, run, kind == "online") if kind in ("online", "ungated") else None
+        online = Online(loop, registry, run, kind == "online", replay) if kind in ("online", "ungated") else None
         past = list(dataset.events_of(dataset.read(worlds / str(seed) / "data"))) if kind == "nightly" else []
         nightly = Nightly(loop, past, Path(temporary), run) if kind == "nightly" else None
         if online:

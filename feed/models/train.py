@@ -37,6 +37,8 @@ PATIENCE = 2
 SAMPLED_WEIGHT = 4.0  # as four negatives a positive
 LEFT_WEIGHT = 0.1
 
+Further = Callable[[TwoTower, Chunks, np.ndarray], Tensor]  # as `loss`
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -55,14 +57,17 @@ def train(
     epochs: int,
     seed: int,
     stepped: Callable[[int, int], None] = lambda step, steps: None,
+    kind: type[TwoTower] = TwoTower,
+    further: Further = lambda model, chunks, which: torch.zeros(()),
 ) -> Trained:
     """Train until the judge, asked after each epoch, has found nothing better for `PATIENCE` epochs, at most `epochs`.
 
-    `judge` gives more for a better model; `stepped` is told (steps done, steps at most).
+    `judge` gives more for a better model; `stepped` is told (steps done, steps at most). `further` is added to the loss, and
+    `kind` may have weights for it.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = TwoTower(space.user_spec, space.item_spec, space.sizes)
+    model = kind(space.user_spec, space.item_spec, space.sizes)
     optimiser = Adam(model.parameters())
     average = copy.deepcopy(model).eval()
     best = average.state_dict()
@@ -70,7 +75,8 @@ def train(
     steps = max(1, len(chunks) // BATCH)
     for epoch in range(epochs):
         for step, which in enumerate(np.array_split(rng.permutation(len(chunks)), steps), epoch * steps + 1):
-            loss(model, chunks, which).backward()  # type: ignore[no-untyped-call]
+            total = loss(model, chunks, which) + further(model, chunks, which)
+            total.backward()  # type: ignore[no-untyped-call]
             optimiser.step(RATE)
             _approach(average, model, max(AVERAGING, 1 / step))
             stepped(step, epochs * steps)
