@@ -29,7 +29,7 @@ from feed import dataset, errors, logs, settings
 from feed.errors import BadData, BadModel, NotPromoted
 from feed.evaluation import holdout
 from feed.evaluation.holdout import VisitCollector, Visits
-from feed.events import Impression, utc
+from feed.events import kind, utc
 from feed.features import FeatureSpace
 from feed.models import examination, heads, snapshot
 from feed.models.examination import Examination
@@ -125,10 +125,12 @@ def read(data: Path, context: Sequence[str], future_seconds: float) -> Log:
     """The log in folder `data`, in memory. Raises `BadData`, also if nobody does anything in it."""
     tables = dataset.read(data, context, future_seconds)
     events = list(dataset.events_of(tables))
-    if events and all(isinstance(event, Impression) for event in events):
+    kinds = {kind(event) for event in events}
+    if events and kinds <= {"impression", "hide"}:
         raise BadData(
-            f"{data}: nothing to learn from: all {len(events)} events of the log are impressions, so nobody is seen to look at "
-            "or to like anything; add rows of view, click, like, share or comment"
+            f"{data}: nothing to learn from: all {len(events)} events of the log are "
+            f"{' and '.join(f'{name}s' for name in sorted(kinds))}, so nobody is seen to look at or to like anything; add rows "
+            "of view, click, like, share or comment"
         )
     return Log(list(dataset.items_of(tables)), list(dataset.users_of(tables)), events)
 

@@ -9,7 +9,7 @@ import pytest
 from feed import dataset
 from feed.catalogue import Item, User
 from feed.errors import BadData
-from feed.events import Click, Impression, Shown, View, utc
+from feed.events import Click, Hide, Impression, Shown, View, utc
 from feed.models import snapshot
 from feed.registry import Registry
 from offline import bootstrap
@@ -126,13 +126,15 @@ def test_a_catalogue_that_leaves_no_choice_is_refused(tmp_path, catalogue, creat
     assert not (tmp_path / "registry").exists()
 
 
-def test_a_log_in_which_nobody_does_anything_is_refused(tmp_path):
-    events = [
-        Impression(event_id=str(k), user_id="u", occurred_at=utc(START + k), items=(Shown(item_id=f"i{k}", position=0),))
-        for k in range(50)
-    ]
+@pytest.mark.parametrize(("hides", "says"), [(0, "impressions"), (50, "hides"), (5, "hides and impressions")])
+def test_a_log_in_which_nobody_looks_at_or_likes_anything_is_refused(tmp_path, hides, says):
+    events = []
+    for k in range(50):
+        about = {"event_id": str(k), "user_id": "u", "occurred_at": utc(START + k)}
+        shown = (Shown(item_id=f"i{k}", position=0),)
+        events.append(Hide(**about, item_id=f"i{k}") if k < hides else Impression(**about, items=shown))
     dataset.write(dataset.from_events(events, [Item(item_id=f"i{k}") for k in range(50)], [User(user_id="u")]), tmp_path)
-    with pytest.raises(BadData, match=r"all 50 events of the log are impressions.*add rows of view"):
+    with pytest.raises(BadData, match=rf"all 50 events of the log are {says}, so.*add rows of view"):
         bootstrap.run(tmp_path, tmp_path / "registry")
 
 
