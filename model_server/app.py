@@ -17,6 +17,7 @@ import redis
 import structlog
 from fastapi import FastAPI, Path, Request
 from fastapi.responses import Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from feed.catalogue import Item
 from feed.errors import NoChampion
@@ -33,6 +34,12 @@ log = structlog.get_logger()
 LOOK_SECONDS = 0.25  # how often to ask whether a refresh is due
 FOLLOW_SECONDS = 0.1  # how often to look who serves
 UserId = Annotated[str, Path(min_length=1, max_length=128, description="the user's id")]
+
+
+class AnyText(PathConvertor):
+    """As `path`, which ends at a line break: an id may have one."""
+
+    regex = "(?s:.*)"
 
 
 def create_app(client: redis.Redis, registry: Registry, policy: Policy) -> FastAPI:
@@ -57,8 +64,10 @@ def create_app(client: redis.Redis, registry: Registry, policy: Policy) -> FastA
         app.add_exception_handler(error, _redis_away)
     app.add_exception_handler(NoChampion, _no_champion)
 
+    register_url_convertor("any", AnyText())
+
     # plain functions: they wait for Redis and compute, so FastAPI runs them in its threads
-    @app.get("/feed/{user_id:path}", response_class=Response)
+    @app.get("/feed/{user_id:any}", response_class=Response)
     def feed(user_id: UserId) -> Response:
         """The user's feed, best item first, and how it came to be."""
         stored = feeds.read(user_id)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -164,9 +165,9 @@ def test_users_never_heard_of_get_a_full_feed_and_leave_nothing_behind(filled, p
 
     async def scenario(client):
         await until_ready(client)
-        for user in ("nobody", "日本", "a b"):
-            answer = await client.get(f"/feed/{user}")
-            assert answer.status_code == 200
+        for user in ("nobody", "日本", "a b", "a/b", "a\nb", "3\n"):
+            answer = await client.get(f"/feed/{quote(user)}")
+            assert (answer.status_code, answer.json()["user_id"]) == (200, user)
             assert len(answer.json()["items"]) == 20
             assert answer.json()["position"] is None
 
@@ -206,7 +207,8 @@ def test_before_there_is_a_champion_it_is_alive_but_not_ready_and_says_how_to_ge
 
 def test_an_impossible_user_id_is_refused(filled):
     async def scenario(client):
-        assert (await client.get("/feed/" + "x" * 129)).status_code == 422
+        for user in ("", "x" * 129, "%0A" * 129):
+            assert (await client.get(f"/feed/{user}")).status_code == 422
 
     serve(*filled, scenario)
 
