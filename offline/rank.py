@@ -24,7 +24,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from feed import dataset, errors, logs, settings
-from feed.errors import FeedError, NoChampion
+from feed.errors import BadModel, FeedError, NoChampion
 from feed.events import utc
 from feed.features import BatchState, FeatureSpace, ItemTable, UserState
 from feed.io.feeds import FeedStore
@@ -60,8 +60,8 @@ class Audience:
 def run(configuration: Settings, output: Path, data: Path | None = None) -> Quality:
     """Rank everybody with the champion, write `output` and, without `data`, everybody's feed; print figures and report.
 
-    `data`: a folder in the data format, read instead of Redis. Raises `NoChampion`, `BadModel`, `BadData`, and `FeedError` if
-    there is nobody to rank or nothing to rank them.
+    `data`: a folder in the data format, read instead of Redis. Raises `NoChampion`, `BadData`, `BadModel`, also for a model
+    that knows nothing of this catalogue, and `FeedError` if there is nobody to rank or nothing to rank them.
     """
     registry = Registry(configuration.registry)
     quality = None
@@ -74,11 +74,7 @@ def run(configuration: Settings, output: Path, data: Path | None = None) -> Qual
             )
         audience = from_redis(configuration.redis) if data is None else from_files(data, configuration.future_seconds)
         ranker = load(champion, audience.table, Policy.of(configuration), audience.now)
-        if strange := strangers(ranker.space, audience.table, audience.now):
-            log.warning(
-                "the model was trained on another catalogue: train one on this, with `python offline/bootstrap.py`",
-                version=champion.version, none_known_of=strange,
-            )  # fmt: skip
+        check_catalogue(champion.version, in_common(ranker.space, audience.table, audience.now))
         quality = rank_all(ranker, audience, output, registry.generation)
     console = Console()
     console.print(figures(quality))
@@ -114,8 +110,24 @@ def natural(user_id: str) -> tuple[int, str]:
     return len(user_id), user_id
 
 
-def strangers(space: FeatureSpace, table: ItemTable, now: float) -> list[str]:
-    """Of category, creator, tag and item, those of which the model and the catalogue both have some, but none in common."""
+def check_catalogue(version: str, known: dict[str, bool]) -> None:
+    """Warn of a model that knows only a part of the catalogue, by what `in_common` says. Raises `BadModel` if it knows none."""
+    strange = [name for name, some in known.items() if not some]
+    if strange and not any(known.values()):
+        raise BadModel(
+            f"model {version} knows no {' and no '.join(strange)} of this catalogue: it was trained on another, so nothing was "
+            "ranked. Train one on this, in a registry of its own: `python offline/bootstrap.py --data DIR --registry NEW`, and "
+            "set FEED_REGISTRY to NEW"
+        )
+    if strange:
+        log.warning(
+            "the model was trained on another catalogue: train one on this, with `python offline/bootstrap.py`",
+            version=version, none_known_of=strange,
+        )  # fmt: skip
+
+
+def in_common(space: FeatureSpace, table: ItemTable, now: float) -> dict[str, bool]:
+    """Of category, creator, tag and item, those of which model and catalogue both have some: whether they share any."""
     inputs = space.item_inputs(table, None, now)
     found = {vocabulary: inputs.categorical[:, column] for column, (_, vocabulary) in enumerate(space.item_spec.categorical)}
     found["tag"] = inputs.bag_ids["tags"]
@@ -125,7 +137,7 @@ def strangers(space: FeatureSpace, table: ItemTable, now: float) -> list[str]:
         "tag": any(item.tags for item in table.by_id.values()),
         "item": bool(table.by_id),
     }
-    return [name for name, there in has.items() if there and space.sizes[name] > 1 and not found[name].any()]
+    return {name: bool(found[name].any()) for name, there in has.items() if there and space.sizes[name] > 1}
 
 
 def rank_all(ranker: Ranker, audience: Audience, output: Path, serving: Callable[[], int]) -> Quality | None:

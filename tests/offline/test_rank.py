@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 from feed import dataset
 from feed.catalogue import Item, User
-from feed.errors import FeedError, NoChampion
-from feed.features import consumed
+from feed.errors import BadModel, FeedError, NoChampion
+from feed.features import BatchState, consumed
 from feed.io.feeds import FeedStore
 from feed.io.redis import connect
 from feed.ranking.arms import Policy, arm_of
@@ -146,7 +146,22 @@ def test_nobody_to_rank_is_an_error_and_leaves_the_file_as_it_was(redis_url, con
     assert (tmp_path / "rankings.csv").read_text() == "of yesterday"
 
 
-def test_a_model_of_another_catalogue_is_said(configuration, tmp_path):
+def test_a_model_that_knows_nothing_of_the_catalogue_ranks_nobody(redis_url, configuration, tmp_path):
+    (tmp_path / "rankings.csv").write_text("of yesterday")
+    fill(redis_url, world(USERS, ITEMS))
+    configuration = configuration.model_copy(update={"redis": redis_url})
+    rank.run(configuration, tmp_path / "before.csv")
+    feeds = FeedStore(connect(redis_url)).read_many(["1", "2"])
+    other = BatchState([Item(item_id=k, category="x", creator_id="y", tags=("z",)) for k in range(ITEMS)])
+    other.apply(click(0, 0))
+    promote(configuration.registry, snapshot(other))
+    with pytest.raises(BadModel, match=r"v000002 knows no category and no creator and no tag of this.*--registry NEW"):
+        rank.run(configuration, tmp_path / "rankings.csv")
+    assert FeedStore(connect(redis_url)).read_many(["1", "2"]) == feeds
+    assert (tmp_path / "rankings.csv").read_text() == "of yesterday"
+
+
+def test_a_model_that_knows_a_part_of_the_catalogue_is_said(configuration, tmp_path):
     def said(*items):
         dataset.write(dataset.from_events([click(0, "i0")], items, []), tmp_path / "data")
         with capture_logs() as logs:
