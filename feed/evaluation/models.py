@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
+from feed.errors import BadSetting
 from feed.evaluation.baselines.ease import Ease, ItemKnn
 from feed.evaluation.baselines.factors import Als, Bpr
 from feed.evaluation.baselines.naive import NaiveTwoTower
@@ -35,8 +36,17 @@ class Model:
         return own if len(own) == len(taken) else own | {one.name: one.type for one in fields(Parts)}
 
 
+OF_THE_TOWERS = ("history", "sequence", "context", "ids", "residual", "replay", "small", "logq")
+
+
 def _mixture(seed: int = 0, **parts: Any) -> Recommender:
-    return Mixture(Parts(**parts), seed)
+    made = Parts(**parts)
+    if not made.two_tower and (idle := [name for name in OF_THE_TOWERS if name in parts]):
+        raise BadSetting(
+            f"--set: {', '.join(idle)} would change the two-tower alone, and this model has none: do without, or "
+            "give two_tower=1 as well"
+        )
+    return Mixture(made, seed)
 
 
 HALF_LIVES = (7.0, 0.05, 0.25, 1.0, 2.0, 4.0, 14.0, 30.0, 90.0)

@@ -162,6 +162,11 @@ def test_the_grids_are_printed():
         (["--model", "bpr", "--set", "factors=2.5"], "'factors=2.5': the value is to be a whole number from 1 to 2,048"),
         (["--model", "mixture", "--set", "prior=2"], "'prior=2': the value is to be 0 or 1"),
         (["--model", "sasrec", "--no-tune", "--set", "width=65"], "width=65: sasrec has 2 heads.*an even one"),
+        (
+            ["--model", "prior-covisitation", "--set", "context=1", "--set", "mixing=0"],
+            "--set: context would change the two-tower alone, and this model has none",
+        ),
+        (["--model", "mixture", "--set", "two_tower=0", "--set", "ids=0"], "ids would change the two-tower alone"),
         (["--tune-from", "yesterday"], "is no time"),
         (["--test-from", ""], "is no time"),
     ],
