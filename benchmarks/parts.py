@@ -290,11 +290,12 @@ def main() -> None:
     runs: Runs = json.loads(OUT.read_text())["runs"] if OUT.exists() else []
     with tempfile.TemporaryDirectory(prefix="feedloop-bench-") as temporary:
         worlds = options.worlds or Path(temporary)
-        for seed in range(options.seeds):
+        pasts: dict[int, Past] = {}
+        for training, seed in [(training, seed) for training in range(options.trainings) for seed in range(options.seeds)]:
             seed_world(seed, worlds)
             folder = worlds / str(seed)
-            past = Past(seed, folder / "data")
-            for name, training in [(name, training) for name in names for training in range(options.trainings)]:
+            past = pasts[seed] = pasts.get(seed) or Past(seed, folder / "data")
+            for name in names:
                 figures: dict[str, float] = {}
                 if name in PARTS:
                     champion, figures = train_without(PARTS[name], past, training)
