@@ -39,6 +39,7 @@ from feed.learning.learner import Learner
 from feed.learning.loss import Prepared
 from feed.learning.memory import Reservoir
 from feed.models import snapshot
+from feed.models.examination import Examination
 from feed.monitoring.alerts import Alert
 from feed.monitoring.drift import DriftMonitor
 from feed.ranking.arms import Policy
@@ -76,7 +77,9 @@ class Run:
 class Forgetful(Reservoir):
     """Nothing is learned again."""
 
-    def draw(self, n: int, rng: np.random.Generator, space: FeatureSpace) -> list[Prepared]:
+    def draw(
+        self, n: int, rng: np.random.Generator, space: FeatureSpace, examination: Examination | None = None
+    ) -> list[Prepared]:
         """None."""
         return []
 

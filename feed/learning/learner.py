@@ -6,6 +6,9 @@
 Between any two records its whole state can be saved (`feed.learning.state`) and gone on from, bit for bit: chance is drawn from
 (seed, number of the step), not from a generator that runs on. Bits are the same on one machine with one thread.
 
+A version trained on a log without views brings who looks (`feed.models.examination`); that goes on with what is learned from it
+until views say it: to the first example with a view that is newer than what the version knew.
+
 What is published is a moving average of the weights, w' += AVERAGING (w - w') after each step: the noise of single steps is not
 what is to be tried. Reference: Polyak and Juditsky 1992, SIAM J. Control and Optimization 30(4).
 """
@@ -25,9 +28,10 @@ from feed.examples import Example, RaiseRate, Record, Restart, is_new
 from feed.features import FeatureSpace
 from feed.learning.growth import Entered, Growth, changes
 from feed.learning.guard import Guard
-from feed.learning.loss import join, loss, prepare
+from feed.learning.loss import join, loss, prepare, viewed
 from feed.learning.memory import Catalogue, Reservoir
 from feed.learning.optimiser import RowAdam
+from feed.models.examination import Examination
 from feed.models.heads import Heads
 from feed.models.snapshot import Snapshot
 from feed.models.two_tower import SPREAD, SPREAD_OF, TwoTower
@@ -49,7 +53,7 @@ class Progress(Struct, kw_only=True):
     `position`: the next offset; `parent`: the version it began from, which knew everything until `known_until` (event time);
     `learned_until`: the newest event time learned from; `steps` tried and `examples` learned from since the beginning; `since`:
     steps taken since `parent`; `sequences`: the last one of each source; `raised`: the rate's factor for the next `raised_for`
-    examples; `running_loss`: of new examples before they were learned from.
+    examples; `running_loss`: of new examples before they were learned from; `viewed`: event time of the newest one with a view.
     """
 
     seed: int
@@ -64,6 +68,7 @@ class Progress(Struct, kw_only=True):
     raised: float = 1.0
     raised_for: int = 0
     running_loss: float | None = None
+    viewed: float | None = None
     guard: Guard = field(default_factory=Guard.new)
 
 
@@ -106,7 +111,7 @@ class Learner:
     """Learns from records taken in the order of their offsets.
 
     `load` gives the version a `Restart` names, or another that is to be begun from instead. Attributes to read:
-    `progress`, `space`, `weights.average` and `heads` (what is published).
+    `progress`, `space`, `weights.average`, `heads` and `examination` (what is published).
     """
 
     def __init__(
@@ -117,6 +122,7 @@ class Learner:
         load: Loader,
         *,
         heads: Heads | None = None,
+        examination: Examination | None = None,
         reservoir: Reservoir | None = None,
         catalogue: Catalogue | None = None,
         pending: list[Example] | None = None,
@@ -124,6 +130,7 @@ class Learner:
     ) -> None:
         self.weights, self.space, self.progress, self._load = weights, space, progress, load
         self.heads = heads or {}  # those of the version begun from, as they are
+        self._examination = examination  # as well
         self.reservoir = Reservoir(progress.seed) if reservoir is None else reservoir
         self.catalogue = Catalogue() if catalogue is None else catalogue
         self.pending = [] if pending is None else pending
@@ -134,7 +141,7 @@ class Learner:
         """Before the first record, with this version's weights."""
         learned_until = start.manifest.get("learned_until")
         progress = Progress(seed=seed, parent=version, known_until=learned_until, learned_until=learned_until)
-        return cls(Weights(start.model), start.space, progress, load, heads=start.heads)
+        return cls(Weights(start.model), start.space, progress, load, heads=start.heads, examination=start.examination)
 
     def take(self, offset: int, record: Record) -> Step | None:
         """The record at `offset`; one before `progress.position` is passed over. Returns the step it completed, if any.
@@ -155,6 +162,13 @@ class Learner:
         return step
 
     @property
+    def examination(self) -> Examination | None:
+        """How often each place is looked at; None if views say what was."""
+        p = self.progress
+        known = p.viewed is None or (p.known_until is not None and p.viewed <= p.known_until)
+        return self._examination if known else None
+
+    @property
     def rate(self) -> float:
         """Of the next step."""
         p = self.progress
@@ -164,6 +178,7 @@ class Learner:
         version, start = self._load(version)
         p = self.progress
         self.weights, self.space, self.heads = Weights(start.model), start.space, start.heads
+        self._examination = start.examination
         self.growth = Growth.begin(start.space, p.steps)
         self.reservoir.reread()
         p.parent, p.since, p.guard, p.running_loss = version, 0, Guard.new(), None
@@ -174,8 +189,15 @@ class Learner:
 
     def _add(self, example: Example) -> Step | None:
         self.catalogue.add(example)
+        if viewed(example):
+            self._view(example.at)
         self._sort(example)
         return self._step() if len(self.pending) == STEP else None
+
+    def _view(self, at: float) -> None:
+        before, self.progress.viewed = self.examination, max(self.progress.viewed or at, at)
+        if before is not self.examination:
+            self.reservoir.reread()
 
     def _sort(self, example: Example) -> None:
         known_until = self.progress.known_until
@@ -196,11 +218,11 @@ class Learner:
     def _descend(self, new: list[Example]) -> Step:
         p = self.progress
         rng = np.random.default_rng([p.seed, 2, p.steps])
-        fresh = [prepare(example, self.space) for example in new]
+        fresh = [prepare(example, self.space, self.examination) for example in new]
         sampled = self.catalogue.draw(SAMPLED, rng)
         with torch.no_grad():
             fresh_loss = float(loss(self.weights.average, join(fresh, sampled, self.space)))
-        replayed = self.reservoir.draw(STEP, rng, self.space)
+        replayed = self.reservoir.draw(STEP, rng, self.space, self.examination)
         rows = join([*fresh, *replayed], sampled, self.space)
         with _chance(int(rng.integers(2**63))):
             found = loss(self.weights.live, rows)

@@ -12,10 +12,18 @@ before the change all were within 0.004 of each other.
 
 A row nobody looked at is no evidence: people look at the first places, so it would teach the place. The other items of an
 organic example count among the drawn ones.
+
+Whoever did something with a row looked at it. Where the weights come from a log without views, they bring how often each place
+is looked at (`feed.models.examination`), and of the rows without a label as many pass as looked at, drawn with
+
+    P(looked | not taken) = theta_k (1 - r) / (1 - theta_k r)
+
+by the example's id: the same rows each time that it is learned. An impression with a view says itself what was looked at.
 """
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -26,6 +34,7 @@ from feed.examples import Example
 from feed.features import FeatureSpace, Inputs
 from feed.features.frozen import ItemFeatures, NearItem, nearby
 from feed.features.near import COLUMNS as NEAR
+from feed.models.examination import Examination
 from feed.models.train import LEFT_WEIGHT
 from feed.models.two_tower import TwoTower, near_logits
 
@@ -67,8 +76,11 @@ class Rows(NamedTuple):
     near_drawn: np.ndarray
 
 
-def prepare(example: Example, space: FeatureSpace) -> Prepared:
-    """One example as this space reads it; always alone, so that the same example gives the same bits."""
+def prepare(example: Example, space: FeatureSpace, examination: Examination | None = None) -> Prepared:
+    """One example as this space reads it; always alone, so that the same example gives the same bits.
+
+    `examination`: who looks, in a stream whose views do not say it.
+    """
     rows = example.rows
     history = {item_id for item_id, _ in example.user.bags["recent"]}
     positive = np.array([row.positive for row in rows], bool)
@@ -76,6 +88,8 @@ def prepare(example: Example, space: FeatureSpace) -> Prepared:
     drawn = np.array([example.organic and k > 0 and row.item.item_id not in history for k, row in enumerate(rows)], bool)
     if example.organic:
         positive[1:] = looked[1:] = False
+    elif examination is not None and not viewed(example):
+        looked |= _passing(example, examination)
     items = [row.item for row in rows]
     met = frozenset(history | {item.item_id for item in items})
     near = np.array([row.near for row in rows], np.float32)
@@ -83,6 +97,20 @@ def prepare(example: Example, space: FeatureSpace) -> Prepared:
         space.frozen_users([example.user]), space.frozen_items(items), positive, looked & ~positive, drawn, met, near,
         example.user.near,
     )  # fmt: skip
+
+
+def viewed(example: Example) -> bool:
+    """Whether anything of it has a view."""
+    return any("view" in row.labels for row in example.rows)
+
+
+def _passing(example: Example, examination: Examination) -> np.ndarray:
+    """bool (k,): which rows pass as looked at; of an item that stands twice and has its label at the other place, none."""
+    taken = {row.item.item_id for row in example.rows if row.labels}
+    others = np.array([row.item.item_id not in taken for row in example.rows])
+    place = np.array([k if row.position is None else row.position for k, row in enumerate(example.rows)], np.int64)
+    draw = np.random.default_rng(crc32(example.example_id.encode()))
+    return np.asarray(others & (draw.random(len(place)) < examination.looked(place)))
 
 
 def join(examples: Sequence[Prepared], sampled: Sequence[ItemFeatures], space: FeatureSpace) -> Rows:

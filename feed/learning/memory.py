@@ -16,6 +16,7 @@ from feed.features import FeatureSpace
 from feed.features.frozen import ItemFeatures
 from feed.features.space import VOCABULARY_OF_BAG
 from feed.learning.loss import Prepared, prepare
+from feed.models.examination import Examination
 
 RESERVOIR = 1_000  # examples, about 6 KB each
 ENTERS = 0.1
@@ -42,16 +43,18 @@ class Reservoir:
             self.examples[place] = example
             self._prepared.pop(place, None)
 
-    def draw(self, n: int, rng: np.random.Generator, space: FeatureSpace) -> list[Prepared]:
-        """At most `n` different ones, as `space` reads them: the same space until `reread`."""
+    def draw(
+        self, n: int, rng: np.random.Generator, space: FeatureSpace, examination: Examination | None = None
+    ) -> list[Prepared]:
+        """At most `n` different ones, as `space` and `examination` read them: the same two until `reread`."""
         places = rng.permutation(len(self.examples))[:n].tolist()
         for place in places:
             if place not in self._prepared:
-                self._prepared[place] = prepare(self.examples[place], space)
+                self._prepared[place] = prepare(self.examples[place], space, examination)
         return [self._prepared[place] for place in places]
 
     def reread(self, changed: Mapping[str, Collection[str]] | None = None) -> None:
-        """Another space will read them from now on, which differs in these tokens, by vocabulary; None: in anything."""
+        """They will be read otherwise from now on, in these tokens, by vocabulary; None: in anything."""
         if changed is None:
             self._prepared.clear()
         else:

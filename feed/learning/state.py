@@ -61,7 +61,7 @@ def save(folder: Path, learner: Learner, topic_id: str, created_at: str) -> None
     }
     if p.guard.held:
         manifest["held"] = p.guard.held
-    snapshot.save(folder, learner.weights.average, learner.space, manifest, files(learner), learner.heads)
+    snapshot.save(folder, learner.weights.average, learner.space, manifest, files(learner), learner.heads, learner.examination)
 
 
 def files(learner: Learner) -> dict[str, bytes]:
@@ -89,7 +89,7 @@ def load(folder: Path, load_version: Loader) -> Learner:
     except (SafetensorError, zlib.error, msgspec.DecodeError, RuntimeError, KeyError, ValueError) as error:
         raise BadModel(f"{folder} holds a learner this code cannot go on from: {error!r}; {snapshot.REMEDY}") from error
     return Learner(
-        weights, saved.space, progress, load_version, heads=saved.heads,
+        weights, saved.space, progress, load_version, heads=saved.heads, examination=saved.examination,
         reservoir=Reservoir(progress.seed, memory.reservoir, memory.offered),
         catalogue=Catalogue(memory.catalogue),
         pending=memory.pending,

@@ -64,7 +64,7 @@ class Examination(NamedTuple):
 
     def looked(self, place: np.ndarray) -> np.ndarray:
         """The probability that a row at `place` (n,) that was not taken was looked at; float64 (n,)."""
-        theta = self.theta[np.minimum(place, len(self.theta) - 1)]
+        theta = self.theta[np.clip(place, 0, len(self.theta) - 1)]
         return np.asarray(theta * (1 - self.taken) / np.maximum(1 - theta * self.taken, 1e-12))
 
     def to_json(self) -> bytes:

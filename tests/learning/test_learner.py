@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from feed.errors import BadModel
-from feed.examples import Example, RaiseRate, Restart
+from feed.examples import Example, RaiseRate, Restart, Row
+from feed.features import FrozenItems
 from feed.learning import learner as module
 from feed.learning import memory, state
 from feed.learning.learner import RATE, STEP, WARM_UP, Learner
 from feed.learning.loss import join, loss, prepare
 from feed.models import snapshot
+from feed.models.examination import Examination
 from feed.models.heads import Head
 from feed.models.two_tower import WIDTH
 from tests.learning import taught
@@ -215,6 +217,109 @@ def test_heads_are_those_of_the_version_begun_from_in_all_that_is_published(tmp_
     again.take(STEP, Restart("v000009", ""))
     saved_and_loaded(again, tmp_path / "after", load)
     assert snapshot.load(tmp_path / "after").heads["click"].w.tolist() == pytest.approx([0.7] * WIDTH)
+
+
+LOOKS = Examination(np.array([1.0, 0.7, 0.5, 0.4]), 0.3)
+
+
+def without_views(one: Example) -> Example:
+    rows = (replace(row, labels={k: n for k, n in row.labels.items() if k != "view"}) for row in one.rows)
+    return replace(one, rows=tuple(rows))
+
+
+def guessing(load=taught.no_restart, looks: Examination | None = LOOKS) -> Learner:
+    """Begins from weights that were trained on a log without views."""
+    return Learner.begin("v000001", dataclasses.replace(taught.world()[1], examination=looks), load)
+
+
+UNSEEN = [*(without_views(one) for one in LOG[: 3 * STEP + 30]), *LOG[3 * STEP + 30 :]]  # views come later
+UNBROKEN_UNSEEN: list[bytes] = []
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, len(UNSEEN)), max_size=3), st.integers(0, 40))
+def test_who_looks_is_gone_on_with_bit_for_bit_before_and_after_views_come(tmp_path_factory, stops, again):
+    if not UNBROKEN_UNSEEN:
+        UNBROKEN_UNSEEN.extend(bits(learned(UNSEEN, guessing())))
+    learner = guessing()
+    for stop in sorted(stops):
+        for offset in range(max(0, learner.progress.position - again), stop):
+            learner.take(offset, UNSEEN[offset])
+        learner = saved_and_loaded(learner, tmp_path_factory.mktemp("version") / "v")
+    for offset in range(max(0, learner.progress.position - again), len(UNSEEN)):
+        learner.take(offset, UNSEEN[offset])
+    assert bits(learner) == UNBROKEN_UNSEEN
+
+
+def test_a_version_that_says_who_looks_changes_what_is_learned_only_where_no_view_does():
+    blind = [without_views(one) for one in LOG[: 2 * STEP]]
+    assert bits(learned(blind, guessing())) != bits(learned(blind))
+    assert bits(learned(LOG[: 2 * STEP], guessing())) == bits(learned(LOG[: 2 * STEP]))
+
+
+def test_a_view_that_the_version_did_not_know_ends_it_until_a_version_that_knows_better(tmp_path):
+    def load(version):
+        newest = {"learned_until": LOG[-1].at if version == "later" else EARLIER}
+        return version, dataclasses.replace(taught.world()[1], examination=LOOKS, manifest=newest)
+
+    learner = guessing(load)
+    learner.take(0, replace(LOG[0], at=EARLIER))  # of before the log that the version was trained on has none
+    learned([without_views(one) for one in LOG[1:10]], learner)
+    assert saved_and_loaded(learner, tmp_path / "before", load).examination.theta.tolist() == LOOKS.theta.tolist()
+    learner.take(10, LOG[10])
+    assert learner.examination is None
+    assert saved_and_loaded(learner, tmp_path / "after", load).examination is None
+    assert snapshot.load(tmp_path / "before").examination is not None
+    assert snapshot.load(tmp_path / "after").examination is None
+    learner.take(11, Restart("earlier", ""))
+    assert learner.examination is None
+    learner.take(12, Restart("later", ""))
+    assert learner.examination is LOOKS
+
+
+def test_a_learner_saved_before_there_was_any_such_model_is_gone_on_from(tmp_path):
+    learner = learned(LOG[: STEP + 5])
+    saved_and_loaded(learner, tmp_path / "v")
+    folder = tmp_path / "v"
+    older = json.loads((folder / state.PROGRESS).read_bytes())
+    del older["viewed"]
+    (folder / state.PROGRESS).write_text(json.dumps(older))
+    manifest = snapshot.read_manifest(folder)
+    manifest["sha256"][state.PROGRESS] = hashlib.sha256((folder / state.PROGRESS).read_bytes()).hexdigest()
+    (folder / snapshot.MANIFEST).write_text(json.dumps(manifest))
+    again = state.load(folder, taught.no_restart)
+    assert (again.examination, again.progress.viewed) == (None, None)
+    for offset in range(STEP + 5, len(LOG)):
+        again.take(offset, LOG[offset])
+    assert bits(again) == unbroken()
+
+
+@pytest.mark.usefixtures("quick")
+def test_in_a_stream_without_views_what_was_shown_and_left_ranks_lower_if_it_stood_where_people_look():
+    """Creators k0, k2 and k4 have one category; what stands between two items that nobody takes is taken half of the time."""
+    world, _ = taught.world()
+    items = FrozenItems(world.items, taught.NOW)
+
+    def of(n: int, *creators: int) -> Example:
+        draw, one = np.random.default_rng([n, 5]), example(n)
+        labels = ({}, {"click": 1} if draw.random() < 0.5 else {}, {})
+        shown = (f"{6 * draw.integers(10) + creator}" for creator in creators)
+        return replace(one, rows=tuple(Row(items[k], p, labels=labels[p]) for p, k in enumerate(shown)))
+
+    def logits(looks: Examination | None, *creators: int) -> np.ndarray:
+        learner = learned([of(n, *creators) for n in range(40 * 16)], guessing(looks=looks))
+        users = learner.space.user_inputs([world.user(str(u)) for u in range(taught.USERS)], taught.NOW)
+        with torch.no_grad():
+            u = learner.weights.average.user_vectors(users)
+            v = learner.weights.average.item_vectors(learner.space.item_inputs(world.items, None, taught.NOW))
+        creator = np.array([int(k) % 6 for k in world.items.ids])
+        return np.array([float((u @ v.T)[:, creator == k].mean()) for k in (0, 2, 4)])
+
+    top = Examination(np.array([1.0, 1.0, 0.0]), 0.2)
+    k2_above, k4_above, untold = logits(top, 2, 0, 4), logits(top, 4, 0, 2), logits(None, 2, 0, 4)
+    assert k2_above[1] < untold[1] - 0.2
+    assert k2_above[1] - k2_above[2] < k4_above[1] - k4_above[2] - 0.2
+    assert min(k2_above[0], k4_above[0]) > 0
 
 
 def test_a_restart_that_cannot_be_loaded_changes_nothing():

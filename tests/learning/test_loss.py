@@ -8,6 +8,7 @@ import torch
 from msgspec.structs import replace
 
 from feed.learning.loss import SAMPLED_WEIGHT, join, loss, prepare
+from feed.models.examination import Examination
 from feed.models.train import LEFT_WEIGHT
 from feed.models.two_tower import NEAR
 from tests.learning import taught
@@ -82,6 +83,66 @@ def test_a_row_nobody_looked_at_is_no_evidence_and_a_hidden_one_is_left():
     assert one.positive.tolist() == [False, False, True, False]
     assert one.left.tolist() == [False, True, False, True]
     assert not one.drawn.any()
+
+
+def unviewed(made, **changes):
+    """The example as a stream without views has it."""
+    rows = (replace(row, labels={k: n for k, n in row.labels.items() if k != "view"}) for row in made.rows)
+    return replace(made, rows=tuple(rows), **changes)
+
+
+SPACE = taught.world()[1].space
+LOOKS = Examination(np.array([1.0, 0.8, 0.6, 0.4, 0.2]), 0.25)
+
+
+def test_without_views_as_many_rows_that_were_shown_and_left_pass_as_looked_at_as_the_model_says():
+    made = [unviewed(example(n)) for n in range(1500)]
+    found = [prepare(one, SPACE, LOOKS) for one in made]
+    taken = np.array([one.positive for one in found])
+    assert np.array_equal(taken, [prepare(one, SPACE).positive for one in made])
+    left = np.array([one.left for one in found])
+    assert not (left & taken).any()
+    share = left.sum(axis=0) / (~taken).sum(axis=0)
+    assert share == pytest.approx(LOOKS.looked(np.arange(6)), abs=0.06)
+    assert share[0] == 1.0
+    assert not any(prepare(one, SPACE).left.any() for one in made)
+
+
+def test_which_rows_pass_follows_from_the_example_alone():
+    made = [unviewed(example(n)) for n in range(50)]
+    once, again, moved = (
+        [prepare(one, SPACE, LOOKS).left.tolist() for one in of]
+        for of in (made, made[::-1], [replace(one, source=3, sequence=one.sequence + 7) for one in made])
+    )
+    assert once == again[::-1] == moved
+    assert len({str(left) for left in once}) > 10
+    deep = replace(made[0], rows=tuple(replace(row, position=400 + k) for k, row in enumerate(made[0].rows)))
+    assert prepare(deep, SPACE, LOOKS).left.sum() < 6
+
+
+@pytest.mark.parametrize("views", [1, 4])
+def test_an_impression_with_a_view_says_itself_what_was_looked_at(views):
+    made = unviewed(example(1))
+    rows = tuple(replace(row, labels={"view": 1}) if k < views else row for k, row in enumerate(made.rows))
+    everywhere = Examination(np.ones(1), 0.0)
+    assert prepare(made, SPACE, everywhere).left.sum() > 0
+    seen = prepare(replace(made, rows=rows), SPACE, everywhere)
+    assert (seen.left | seen.positive).tolist() == [k < views or made.rows[k].positive for k in range(6)]
+
+
+def test_what_was_hidden_was_looked_at_and_an_item_that_stands_twice_is_not_left_where_its_label_is_not():
+    made = unviewed(example(1))
+    a, b, c = made.rows[:3]
+    rows = [replace(a, labels={"click": 1}), replace(b, labels={"hide": 1}), replace(a, labels={}), replace(c, labels={})]
+    one = prepare(replace(made, rows=tuple(rows)), SPACE, Examination(np.ones(1), 0.0))
+    assert one.positive.tolist() == [True, False, False, False]
+    assert one.left.tolist() == [False, True, False, True]
+
+
+def test_nobody_is_asked_who_looked_at_what_was_drawn_beside_an_organic_engagement():
+    one = prepare(organic(1), SPACE, Examination(np.ones(1), 0.0))
+    assert not one.left.any()
+    assert one.drawn.any()
 
 
 def test_the_users_history_is_no_negative():
