@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -112,7 +113,10 @@ def from_redis(client: redis.Redis) -> Callable[[int], tuple[Feed, list[str]]]:
 
     def read(user: int) -> tuple[Feed, list[str]]:
         time.sleep(0.005)  # else it would take most reads from those of HTTP
-        meta, order = client.pipeline().get(f"feed:{user}:meta").zrevrange(f"feed:{user}", 0, -1).execute()
+        both = client.pipeline()
+        both.get(f"feed:{user}:meta")
+        both.zrevrange(f"feed:{user}", 0, -1)
+        meta, order = both.execute()
         return decode(meta), [member.decode() for member in order]
 
     return read
@@ -176,10 +180,10 @@ def until(condition: Callable[[], bool]) -> float:
 
 def fill(features: FeatureStore) -> BatchState:
     """Put a world into Redis in which user u has clicked on items u, u + 1 and u + 2, a second apart."""
-    state = BatchState([Item(item_id=k, category=f"c{k % 20}", created_at=utc(START - 86400)) for k in range(ITEMS)])
+    state = BatchState([Item(item_id=str(k), category=f"c{k % 20}", created_at=utc(START - 86400)) for k in range(ITEMS)])
     change = Change(Position("L", 0, 1), users=state.users, items=state.items.by_id)
     for k in range(3 * USERS):
-        user, item = k // 3, (k // 3 + k % 3) % ITEMS
+        user, item = str(k // 3), str((k // 3 + k % 3) % ITEMS)
         click = Click(event_id=str(k), user_id=user, item_id=item, occurred_at=utc(START + k))
         if (of_item := taken(state.user(click.user_id), click)) is not None:
             change.taken.append(of_item)
@@ -198,7 +202,7 @@ def two_versions(registry: Registry, state: BatchState) -> list[str]:
         torch.manual_seed(seed)
         model = TwoTower(space.user_spec, space.item_spec, space.sizes)
         model.mix.data.normal_()
-        versions.append(registry.publish(lambda path, model=model: snapshots.save(path, model, space, {})))
+        versions.append(registry.publish(partial(snapshots.save, model=model, space=space, manifest={})))
     return versions
 
 

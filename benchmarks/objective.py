@@ -57,9 +57,10 @@ def run(seed: int, folder: Path, table: str, dial: float, requests: int) -> dict
         for event in (event for visit in loop.visits if visit.arm == LEARNED for event in visit.events):
             done[kind(event)] += 1
             if isinstance(event, Impression):
-                rows = [loop.state.items.row(item.item_id) for item in event.items[:TOP]]
-                shown.update(item.item_id for item in event.items[:TOP])
-                popularity.append(float(counts[rows].mean() / counts.mean()))
+                top = [item.item_id for item in event.items[:TOP]]
+                shown.update(top)
+                places = [place for item_id in top if (place := loop.state.items.row(item_id)) is not None]
+                popularity.append(float(counts[places].mean() / counts.mean()))
     columns = loop.requests
     rows = [k for k, arm in enumerate(columns.arm) if arm == LEARNED]
     return {

@@ -11,18 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.loop import Loop, seeded, start
 from feed.examples import Example, Row
 from feed.features.frozen import UserFeatures, nearby
 from feed.models.adam import Adam
+from feed.models.pairs import pairs_of
 from feed.models.snapshot import Snapshot
 from feed.models.train import RATE, train
 from feed.models.two_tower import TwoTower, near_logits
@@ -60,11 +63,11 @@ class Bad:
 class Shifted(Scorer):
     """The same model with its intercept one logit higher."""
 
-    def logits(self, examples, rows, owner):  # noqa: ANN001, ANN201
+    def logits(self, examples: Sequence[Example], rows: Sequence[Row], owner: np.ndarray) -> np.ndarray:
         """As `Scorer.logits`."""
         return super().logits(examples, rows, owner) + 1.0
 
-    def catalogue(self, examples, catalogue):  # noqa: ANN001, ANN201
+    def catalogue(self, examples: Sequence[Example], catalogue: LastSeen) -> np.ndarray:
         """As `Scorer.catalogue`."""
         return super().catalogue(examples, catalogue) + 1.0
 
@@ -82,20 +85,23 @@ def popularity(champion: Snapshot) -> Snapshot:
     """Weights by which every user gets the same list: the items of which the most was taken within seven days."""
     model = TwoTower(champion.space.user_spec, champion.space.item_spec, champion.space.sizes).eval()
     column = champion.space.item_spec.numeric.index("engagement_7d")
+    user, first, last = (
+        cast(nn.Linear, tower.layers[k]) for tower, k in ((model.user_tower, 3), (model.item_tower, 0), (model.item_tower, 3))
+    )
     with torch.no_grad():
         for weights in model.parameters():
             weights.zero_()
-        model.user_tower.layers[3].bias[0] = 1.0
-        model.item_tower.layers[0].weight[0, column] = 1.0
-        model.item_tower.layers[0].bias[0] = 5.0  # features are clipped at -5: ReLU takes nothing away
-        model.item_tower.layers[3].weight[0, 0] = 1.0
+        user.bias[0] = 1.0
+        first.weight[0, column] = 1.0
+        first.bias[0] = 5.0  # features are clipped at -5: ReLU takes nothing away
+        last.weight[0, 0] = 1.0
     return replace(champion, model=model)
 
 
 def shuffled_labels(data: Path, seed: int) -> Snapshot:
     """Trained as the champion was, but what was taken, left and never met is dealt out at random."""
     log = bootstrap.read(data, (), FUTURE_SECONDS)
-    slices = bootstrap.slices_of(bootstrap.pairs_of(log), data)
+    slices = bootstrap.slices_of(pairs_of(log), data)
     with Progress(transient=True) as progress:
         frozen = bootstrap.freeze(log, slices, seed, progress)
     space, chunks = frozen.space, frozen.chunks
@@ -119,7 +125,8 @@ def in_batch_softmax(champion: Snapshot, past: Sequence[Example], seed: int) -> 
         batch = taken[start_of : start_of + BATCH]
         users = model.user_vectors(champion.space.frozen_users([user for user, _ in batch]))
         items = model.item_vectors(champion.space.frozen_items([row.item for _, row in batch]))
-        cross_entropy(users @ items.T + near_logits(users, near_of(batch)), torch.arange(BATCH)).backward()
+        loss = cross_entropy(users @ items.T + near_logits(users, near_of(batch)), torch.arange(BATCH))
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step(RATE)
     return replace(champion, model=model.eval())
 
