@@ -1,4 +1,4 @@
-"""What is claimed of the system in figures, measured; nothing else imports this package.
+"""What is claimed of the system in figures, measured; nothing but tests imports this package.
 
 run.py, hot_swap.py                   make bench            speed, and a change of champion under load
 loop.py ─► learning.py, trials.py …   make bench-learning   what people make of feeds that learn, in simulated time, no servers
