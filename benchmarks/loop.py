@@ -19,10 +19,11 @@ from feed.models import snapshot
 from feed.models.snapshot import Snapshot
 from feed.ranking.arms import Policy
 from feed.ranking.standard import Ranker
+from feed.ranking.types import Feed
 from feed.registry import Registry
 from offline import bootstrap
 from producers import generate, history
-from producers.audience import Audience, Visit
+from producers.audience import Audience, Served, Visit
 from producers.live import served
 from producers.world import World
 
@@ -81,18 +82,27 @@ class Loop:
         if self._steps % REFRESH == 0:
             self.ranker.refresh(self.now)
         states = [self.state.user(user_id) for user_id in self.audience.visitors(self.now, requests)]
-        feeds = [served(feed) for feed in self.ranker.rank(states, self.now) if feed.items] if states else []
+        feeds = [self.shown(feed) for feed in self.ranker.rank(states, self.now) if feed.items] if states else []
         self.visits = self.audience.step(feeds, self.now)
         self.requests.add(self.visits)
         examples = self._fold([event for visit in self.visits for event in visit.events])
         self.now += STEP
         return examples
 
+    def shown(self, feed: Feed) -> Served:
+        """What its user sees of a feed; for worlds in which that is something else."""
+        return served(feed)
+
+    def heard(self, events: Sequence[Event]) -> Sequence[Event]:
+        """What the system hears of what happened; likewise."""
+        return events
+
     def drift(self, share: float) -> int:
         """The tastes of a share of the users change; returns of how many."""
         return len(self.world.drift(share, self._draw))
 
-    def _fold(self, events: Sequence[Event]) -> list[Example]:
+    def _fold(self, happened: Sequence[Event]) -> list[Example]:
+        events = self.heard(happened)
         if not events:
             return []
         windows = Attribution(ATTRIBUTION_SECONDS, 0, self._marks, self._pending, FrozenItems(self.state.items, events[0].at))
