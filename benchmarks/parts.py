@@ -24,8 +24,8 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.learning import PER_STEP, POLICY, Run, run_one, seed_world
-from benchmarks.loop import Requests, start
+from benchmarks.learning import PER_STEP, POLICY, run_one, seed_world
+from benchmarks.loop import start
 from benchmarks.objective import differences
 from benchmarks.page import table
 from feed.evaluation import holdout
@@ -224,18 +224,19 @@ def serve(seed: int, folder: Path, champion: Snapshot) -> dict[str, Any]:
     loop.serve(champion, "v", 1)
     while len(loop.requests.user) < REQUESTS:
         loop.step(PER_STEP)
-    return learned(loop.requests, 0)
+    return learned(vars(loop.requests), 0)
 
 
 def learn(seed: int, worlds: Path, replay: bool) -> dict[str, Any]:
     """The last requests of a learner whose versions serve untried, after a drift."""
-    return learned(run_one(seed, "ungated", DRIFT_AT, LEARNER_REQUESTS, worlds, replay), LEARNER_REQUESTS - AT_THE_END)
+    run = run_one(seed, "ungated", DRIFT_AT, LEARNER_REQUESTS, worlds, replay)
+    return learned(vars(run), LEARNER_REQUESTS - AT_THE_END)
 
 
-def learned(columns: Requests | Run, first: int) -> dict[str, Any]:
+def learned(columns: Mapping[str, Any], first: int) -> dict[str, Any]:
     """The learned arm's requests from the `first` on: who came, expected clicks, and the most there could be."""
-    rows = [k for k, arm in enumerate(columns.arm) if arm == LEARNED and k >= first]
-    return {name: [getattr(columns, name)[k] for k in rows] for name in ("user", "expected", "best")}
+    rows = [k for k, arm in enumerate(columns["arm"]) if arm == LEARNED and k >= first]
+    return {name: [columns[name][k] for k in rows] for name in ("user", "expected", "best")}
 
 
 def tables(measured: dict[str, Any]) -> dict[str, str]:
@@ -244,17 +245,8 @@ def tables(measured: dict[str, Any]) -> dict[str, str]:
     rows = []
     for name in [name for name in (*PARTS, *LEARNERS) if any(run["row"] == name for run in runs)]:
         whole = WHOLE if name in PARTS else next(iter(LEARNERS))
-        mine = {(run["seed"], run["training"]): run for run in runs if run["row"] == name}
-        others = {(run["seed"], run["training"]): run for run in runs if run["row"] == whole}
-        both = [key for key in mine if key in others]
-        of, to = [mine[key] for key in both], [others[key] for key in both]
-        cells = [name, f"{share(of):.1%}"]
-        if name == whole:
-            cells.append("")
-        else:
-            point, low, high = (100 * value for value in differences(of, to))
-            ahead = sum(share([mine[key]]) > share([others[key]]) for key in both)
-            cells.append(f"{point:+.1f} ({low:+.1f} – {high:+.1f}); {ahead} of {len(both)}")
+        of, to = paired(*([run for run in runs if run["row"] == row] for row in (name, whole)))
+        cells = [name, f"{share(of):.1%}", "" if name == whole else points(of, to)]
         for figure in FIGURES:
             values = [run["figures"][figure] for run in of if run["figures"]]
             cells.append(f"{np.mean(values):.3f}" if values else "")
@@ -268,6 +260,23 @@ def tables(measured: dict[str, Any]) -> dict[str, str]:
     )
     header = ["", "share of the best", "points less the whole's", *FIGURES.values()]
     return {"parts": f"{setting}\n\n{table(header, rows)}"}
+
+
+def paired(mine: Runs, others: Runs) -> tuple[Runs, Runs]:
+    """Those in worlds and of trainings that both have, in the same order."""
+    of, to = ({(run["seed"], run.get("training", 0)): run for run in runs} for runs in (mine, others))
+    both = [key for key in of if key in to]
+    return [of[key] for key in both], [to[key] for key in both]
+
+
+def points(mine: Runs, others: Runs) -> str:
+    """Share of the one less that of the other in points, with its interval, and in how many runs it is ahead."""
+    of, to = paired(mine, others)
+    if not of:
+        return ""
+    point, low, high = (100 * value for value in differences(of, to))
+    ahead = sum(share([a]) > share([b]) for a, b in zip(of, to, strict=True))
+    return f"{point:+.1f} ({low:+.1f} – {high:+.1f}); {ahead} of {len(of)}"
 
 
 def share(runs: Sequence[dict[str, Any]]) -> float:

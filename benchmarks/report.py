@@ -1,9 +1,8 @@
 """Writes what the other benchmarks found into docs/learning.md and docs/quality.md, and their plots; measures nothing itself.
 
-    var/{learning,trials,drift,latency}.json ─► docs/learning.md: the tables between <!-- NAME --> and <!-- /NAME -->, and plots
-    var/quality.json, docs/test-runs.md      ─► docs/quality.md likewise
+    var/*.json, docs/test-runs.md ─► the tables between <!-- NAME --> and <!-- /NAME -->, and plots
 
-A file that is not there leaves its part of the page as it was, and says so.
+A file that is not there leaves what it is needed for as it was, and says so.
 
 `python -m benchmarks.report`
 """
@@ -15,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import curves, ranked
+from benchmarks import ablations, curves, parts, ranked
 from benchmarks.drift import quantiles
 from benchmarks.page import put, table
 from feed.errors import run
@@ -170,25 +169,29 @@ def span(found: dict[str, float] | None) -> str:
     return "–" if found is None else f"{found['median']:,.0f} ({found['least']:,.0f} – {found['most']:,.0f})"
 
 
-Part = Callable[[dict[str, Any]], dict[str, str]]
+Part = Callable[..., dict[str, str]]  # of what was measured, as many as it names
 PAGES: Mapping[str, Mapping[str, Part]] = {
-    "learning.md": {"learning": learning, "trials": trials, "drift": drift, "latency": latency},
+    "learning.md": {
+        "quality parts objective looks": ablations.tables, "parts": parts.tables,
+        "learning": learning, "trials": trials, "drift": drift, "latency": latency,
+    },
     "quality.md": {"quality": partial(ranked.tables, docs=ROOT / "docs")},
-}
+}  # fmt: skip
 
 
 def main() -> None:
     """Write the pages anew."""
-    for page, parts in PAGES.items():
+    for page, made in PAGES.items():
         file = ROOT / "docs" / page
         file.with_suffix("").mkdir(exist_ok=True)
         text = file.read_text()
-        for name, part in parts.items():
-            measured = ROOT / "var" / f"{name}.json"
-            if not measured.exists():
-                print(f"{measured} is not there: run `python -m benchmarks.{name}`; its tables stay as they are")
+        for names, part in made.items():
+            measured = {name: ROOT / "var" / f"{name}.json" for name in names.split()}
+            if missing := [name for name, found in measured.items() if not found.exists()]:
+                first = missing[0]
+                print(f"{measured[first]} is not there: run `python -m benchmarks.{first}`; its tables stay as they are")
                 continue
-            for mark, content in part(json.loads(measured.read_text())).items():
+            for mark, content in part(*(json.loads(found.read_text()) for found in measured.values())).items():
                 text = put(text, mark, content, file)
         file.write_text(text)
         print(f"wrote {file}")
