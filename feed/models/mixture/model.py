@@ -1,6 +1,6 @@
 """The ranking score as a mixture of few columns whose weights are learned online.
 
-    counts of the catalogue ──► prior ───────────┐
+    counts and age of items ──► prior ───────────┐
     pairs in histories ───────► co-visitation ───┼─► Σ w · column, w by segment of users ─► score
     two-tower on the residual ─► ⟨u, v⟩ ─────────┘
 
@@ -89,6 +89,7 @@ class Mixture:
         user, item, at = int(rows.user[k]), int(rows.item[k]), float(rows.at[k])
         history = self._histories.setdefault(user, History())
         history.see(item, at)
+        self.prior.see(item, at)
         if not rows.shown[k]:
             met = history.met()
             if item not in met:
@@ -100,7 +101,7 @@ class Mixture:
             liked = [j for j in history.liked() if j != item]
             for table in self._liked_tables.values():
                 table.add(liked, item)
-            self.prior.add(item, at)
+            self.prior.like(item, at)
             self.positives[item] += 1
             history.like(item)
         self._asked = None
@@ -144,7 +145,7 @@ class Mixture:
         self._rng = np.random.default_rng(self._seed)
         self._histories: dict[int, History] = {}
         self._frozen: dict[int, _Target] = {}
-        self.prior = Prior(n)
+        self.prior = Prior(catalogue.created)
         self.positives, self.meetings = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self._liked_tables = {
             name: CoVisitation(relation, pair_counts.empty(n)) for name, relation in self._liked_relations.items()
@@ -175,7 +176,7 @@ class Mixture:
         if self._asked is not None and self._asked[:2] == (user, at):
             return self._asked[2]
         history, n = self._history(user), len(self._created)
-        parts = [self.prior.columns(at), prior.age(self._created, at)[None]] if self._parts.prior else []
+        parts = [self.prior.columns(at)] if self._parts.prior else []
         together = [table.column(history.liked(), self.positives) for table in self._liked_tables.values()]
         together += [table.column(history.met(), self.meetings) for table in self._met_tables.values()]
         x = np.array(together, np.float32).reshape(len(together), n)
