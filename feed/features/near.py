@@ -5,8 +5,8 @@ When a user whose positives are j_0, j_1, ... (the latest first, each once) take
     taken[i] += 1,   D[i, j_k] += round(1000 * 0.9^k)   for k < 50
 
 Whole numbers, so that any number of writers may add to them in any order; row i is what one positive changes, and it travels
-as one hash. In memory D is held by its rows and by its columns, since a history asks for both. What it says of each item are
-two columns, by what was taken together and by what came next:
+as one hash; one of more than `LONGEST` items keeps the larger half. In memory D is held by its rows and by its columns, since a
+history asks for both. What it says of each item are two columns, by what was taken together and by what came next:
 
     x_i = sum_k 0.9^k (D[i, j_k] + D[j_k, i]) / 1000 / sqrt(taken[j_k] + 1) / sqrt(taken[i] + 5)
     y_i = sum_k 0.9^k D[i, j_k] / 1000 / sqrt(taken[j_k] + 1) / sqrt(taken[i] + 5)
@@ -28,6 +28,7 @@ from feed.features.user import UserState
 
 NEXT = Relation(0.9, 50)
 COLUMNS = ("together", "next")
+LONGEST = 256  # items of a row; above this the smaller half of the amounts is given up
 LARGEST = 2**30  # an amount: a million takes side by side, and far from where 32 bits end
 FLOOR = 0.05  # of x: what a pair or two says is little more than nothing; with 0.001 the columns lost a little on films
 
@@ -98,6 +99,8 @@ class Near:
             if len(others):
                 self._by_row.raise_row(row, others, more)
                 self._by_column.raise_column(others, row, more)
+                if len(given_up := self._by_row.halve(row, LONGEST)):
+                    self._set_column(given_up, row, np.zeros(len(given_up), np.int32))
 
     def replace(self, row: int, counts: Mapping[int, int], taken: int) -> None:
         """What `row` has as a whole: amounts by rows, at most `LARGEST` each, and how often it was taken."""

@@ -83,6 +83,15 @@ class BoundedRows:
         sums: np.ndarray = np.bincount(self.ids[rows].ravel(), weights=amounts.ravel(), minlength=len(self.ids))
         return sums
 
+    def halve(self, row: int, most: int) -> np.ndarray:
+        """int32: the items that the row gives up; those beyond its `most` / 2 largest counts, if it has more than `most`."""
+        held = int(np.count_nonzero(self.counts[row]))
+        if held <= most:
+            return np.zeros(0, np.int32)
+        slots = np.argsort(-self.counts[row], kind="stable")[most // 2 : held]
+        self.counts[row, slots] = 0
+        return np.asarray(self.ids[row, slots])
+
     def of_column(self, rows: np.ndarray, item: int) -> np.ndarray:
         """int32 (m,): the counts of the rows (m,) with the item."""
         counts: np.ndarray = np.where(self.ids[rows] == item, self.counts[rows], 0).sum(axis=1, dtype=np.int32)

@@ -40,7 +40,7 @@ from feed.errors import BadSetting, FeedError, OtherCatalogue, OtherLog
 from feed.events import Event
 from feed.features import ItemTable, UserState, new_user
 from feed.features.counts import oldest_kept
-from feed.features.near import Taken
+from feed.features.near import LONGEST, Taken
 from feed.wire import Position
 
 log = structlog.get_logger()
@@ -49,7 +49,6 @@ log = structlog.get_logger()
 TRANSIENT = (ConnectionError, TimeoutError, BusyLoadingError, NoScriptError, ReadOnlyError, OSError)
 TAKEN = "taken"
 UNCATALOGUED_SECONDS = 7 * 86400  # counts of an item that no catalogue describes are kept this long after the last event
-NEAR_FIELDS = 256  # what an item was taken after; above this the smaller half of the amounts is given up
 TRIM_FIELDS = 600  # item hashes above this many fields lose their expired buckets, at most once per hour of event time
 
 _APPLY = """
@@ -341,7 +340,7 @@ class FeatureStore:
             expected, other_expected, own.offset, repr(change.newest), len(change.users), len(items), UNCATALOGUED_SECONDS,
             TRIM_FIELDS, int(change.newest // 3600), *oldest_kept(change.newest),
             b"" if change.marks is None else msgspec.json.encode(change.marks), _packed(change.pending),
-            b"" if change.marks_before in (None, Marks()) else msgspec.json.encode(change.marks_before), NEAR_FIELDS,
+            b"" if change.marks_before in (None, Marks()) else msgspec.json.encode(change.marks_before), LONGEST,
             *map(msgspec.json.encode, change.users.values()),
         ]  # fmt: skip
         for item_id in items:

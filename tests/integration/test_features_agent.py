@@ -18,10 +18,10 @@ from feed.catalogue import Item, User
 from feed.events import ENGAGEMENTS, Impression, Like, Shown, View, new_event_id, utc
 from feed.examples import Example, decode_record
 from feed.features import BatchState, FrozenItems
-from feed.features.near import taken
+from feed.features.near import LONGEST, taken
 from feed.io import kafka
 from feed.io.publish import wait_for_features
-from feed.io.redis import NEAR_FIELDS, FeatureStore, connect
+from feed.io.redis import FeatureStore, connect
 from tests.integration.service import service
 
 ITEMS = [Item(item_id=i, category=f"c{i % 9}", creator_id=f"k{i % 30}", tags=(f"t{i % 13}",), title=str(i)) for i in range(400)]
@@ -84,7 +84,7 @@ def taken_after(log) -> dict[str, dict[str, int]]:
         if (of := taken(state.user(event.user_id), event)) is not None:
             near[of.item_id].update(of.after, taken=1)
         state.apply(event)
-    assert max(map(len, near.values())) < NEAR_FIELDS  # no row gives anything up, so it does not matter who came first
+    assert max(map(len, near.values())) < LONGEST  # no row gives anything up, so it does not matter who came first
     return near
 
 

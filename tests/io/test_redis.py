@@ -8,9 +8,8 @@ from feed import wire
 from feed.catalogue import Item
 from feed.errors import BadSetting, OtherCatalogue, OtherLog
 from feed.features import counts, new_user
-from feed.features.near import Taken
+from feed.features.near import LONGEST, Taken
 from feed.io.redis import (
-    NEAR_FIELDS,
     TRIM_FIELDS,
     UNCATALOGUED_SECONDS,
     Change,
@@ -111,10 +110,10 @@ def test_a_row_of_what_an_item_was_taken_after_gives_up_its_smaller_half_when_it
     reader = FeatureStore(connect(f"redis://127.0.0.1:{client.connection_pool.connection_kwargs['port']}/0"))
     store.apply(Change(Position("C", 0, 1), items={"7": Item(item_id="7")}), 0, "C", 0)
     lasting = reader.load_items()
-    names = [f"{k:03}" for k in range(NEAR_FIELDS)]
+    names = [f"{k:03}" for k in range(LONGEST)]
     first = {name: 1000 if k < 100 else 500 for k, name in enumerate(names)}
     assert store.apply(change(1, taken=[Taken("7", first)]), 0, "U", 0).done
-    assert client.hlen("near:7") == NEAR_FIELDS
+    assert client.hlen("near:7") == LONGEST
     reader.refresh_items(lasting)
     assert store.apply(change(2, taken=[Taken("7", {"one more": 501})]), 1, "U", 0).done
     kept = {**dict.fromkeys(names[:100], 1000), "one more": 501, **dict.fromkeys(names[100:127], 500)}
@@ -128,6 +127,25 @@ def test_a_row_of_what_an_item_was_taken_after_gives_up_its_smaller_half_when_it
     for table in (lasting, store.load_items()):
         says = {name for name in described if len(table.nearby(new_user("1") | {"recent": [name]}).rows)}
         assert says == kept.keys()
+
+
+def test_a_table_that_counts_for_itself_gives_up_what_the_row_gives_up(client):
+    """As the agent that alone writes a row, which it has no reason to read."""
+    store, draw = FeatureStore(client), random.Random(0)
+    described = {str(k): Item(item_id=k) for k in range(400)}
+    store.apply(Change(Position("C", 0, 1), items=described), 0, "C", 0)
+    alone = store.load_items()
+    for offset in range(20):
+        after = {str(k): draw.randrange(1, 2**20) for k in draw.sample(range(1, 400), 50)}
+        assert store.apply(change(offset + 1, taken=[Taken("0", after)]), offset, "U", 0).done
+        alone.take("0", after)
+        read = FeatureStore(client).load_items()
+        assert client.hlen("near:0") <= LONGEST
+        for name in described:
+            state = new_user("1") | {"recent": [name]}
+            found, expected = alone.nearby(state), read.nearby(state)
+            assert [alone.ids[row] for row in found.rows] == [read.ids[row] for row in expected.rows]
+            assert found.values.tolist() == expected.values.tolist()
 
 
 def test_refresh_brings_exactly_what_changed(client):
