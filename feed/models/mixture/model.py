@@ -101,7 +101,7 @@ class Mixture:
             liked = [j for j in history.liked() if j != item]
             for table in self._liked_tables.values():
                 table.add(liked, item)
-            self.prior.like(item, at)
+            self.prior.add(item, at)
             self.positives[item] += 1
             history.like(item)
         self._asked = None

@@ -133,9 +133,7 @@ def test_the_same_log_and_seed_give_the_same_scores(crowd):
     np.testing.assert_array_equal(*scores)
 
 
-def test_an_impression_is_seen_but_says_nothing_of_taste(crowd):
-    model = Mixture(Parts(prior=False))
-    model.fit(_log(crowd), _shelf())
+def test_an_impression_is_seen_but_says_nothing_of_taste(model, crowd):
     log = _log([(470, 0)], MINUTE * len(crowd))
     log.shown[:], log.positive[:], log.first[:] = True, False, False
     before = model.scores(470, float(log.at[0])).copy()
@@ -227,18 +225,3 @@ def test_who_skips_what_is_popular_and_takes_what_lies_beside_it_is_believed(onl
         scores = model.scores(400, float(at.max()))
         favourite[skipped] = (scores[0] - scores[1:PER_GENRE].mean()) / scores.std()
     assert favourite[1.0] < favourite[0.0] - 0.2
-
-
-def test_of_items_nobody_took_yet_what_is_being_shown_comes_first():
-    news, readers = ITEMS - 2, 150
-    rows = [(who, item, who == readers) for item in range(news) for who in (readers, item % readers)]  # shown, then taken
-    log = _log([(who, item) for who, item, _ in rows])
-    log.shown[:] = [shown for _, _, shown in rows]
-    log.positive[:], log.first[:] = ~log.shown, ~log.shown
-    model = Mixture(Parts(two_tower=False))
-    model.fit(log, _shelf())
-    shown = _log([(readers, news)], MINUTE * len(rows))
-    shown.shown[:], shown.positive[:], shown.first[:] = True, False, False
-    model.observe(0, shown)
-    scores = model.scores(490, float(shown.at[0]))
-    assert scores[news] > scores[news + 1]
