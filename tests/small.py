@@ -1,6 +1,6 @@
 """A small catalogue, its audience and an untrained model: enough for everything that does not judge the model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +45,10 @@ def world(users: int = 20, items: int = 120, clicks: int = 3) -> BatchState:
     return state
 
 
-def snapshot(state: BatchState, seed: int = 0) -> Snapshot:
-    """Random weights, spread enough that items and users differ."""
+def snapshot(state: BatchState, seed: int = 0, positives: Mapping[str, int] | None = None) -> Snapshot:
+    """Random weights, spread enough that items and users differ; items with enough `positives` have a row of their own."""
     torch.manual_seed(seed)
-    space = FeatureSpace.fit(list(state.users.values()), state.items, NOW, {})
+    space = FeatureSpace.fit(list(state.users.values()), state.items, NOW, positives or {})
     model = TwoTower(space.user_spec, space.item_spec, space.sizes)
     torch.nn.init.normal_(model.mix, std=0.3)
     return Snapshot(model.eval(), space, {})
