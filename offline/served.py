@@ -23,6 +23,7 @@ from feed.evaluation.rows import Catalogue, Rows
 from feed.events import ENGAGEMENTS, KINDS, POSITIVES, Engaged, Event, Impression, Shown, utc
 from feed.features import BatchState, FrozenItems
 from feed.learning.learner import Learner
+from feed.models import examination
 from feed.models.pairs import Log, pairs_of
 from feed.models.snapshot import Snapshot
 from feed.models.two_tower import scores
@@ -46,7 +47,8 @@ class Served:
         bootstrap.require_choice(log, slices, NAME)
         with Progress(disable=True) as progress:
             frozen, trained = bootstrap.learn(log, slices, progress, seed=self._seed)
-        start = Snapshot(trained.model, frozen.space, {"learned_until": float(rows.at[-1])})
+        known = {"learned_until": float(rows.at[-1])}
+        start = Snapshot(trained.model, frozen.space, known, examination=examination.of(log.events))
         self._space, self._model = frozen.space, trained.model
         self._learner = Learner.begin("bootstrap", start, lambda version: (version, start), self._seed)
         self._learns, self._window = False, settings.load().attribution_seconds

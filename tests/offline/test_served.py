@@ -1,5 +1,7 @@
 """The served model in the evaluation is the served model: the same events, the same scores, a learner that learns."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,14 @@ def test_weights_move_only_if_they_are_to_learn(log, split):
     assert moved
     assert online._learner.progress.steps > 0
     assert np.isfinite(online.scores(0, float(log.rows.at[-1]))).all()
+
+
+def test_the_learner_knows_who_looks_where_no_view_says_so_and_only_there(fitted, tmp_path):
+    generate.generate(tmp_path, 60, 150, 3000, 0)
+    tables = dataset.read(tmp_path)
+    clicks = tables.interactions[tables.interactions["event"].isin(["impression", "click"])]
+    log = load(dataclasses.replace(tables, interactions=clicks.reset_index(drop=True)), ["click"], 1800.0, 0)
+    model = Served()
+    model.fit(log.rows, log.catalogue)
+    assert model._learner.examination is not None
+    assert fitted._learner.examination is None
