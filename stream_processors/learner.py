@@ -140,7 +140,7 @@ class LearnerAgent:
         learner = self._learner
         assert learner is not None
         for record in records:
-            held, parent = learner.progress.guard.held, learner.progress.parent
+            held, parent, looks = learner.progress.guard.held, learner.progress.parent, learner.examination
             found = record_or_none(record.offset, record.value)
             if found is None:
                 continue
@@ -149,6 +149,9 @@ class LearnerAgent:
                 log.warning("step refused", step=learner.progress.steps, why=step.refused)
             if learner.progress.parent != parent:
                 log.info("beginning again", version=learner.progress.parent, before=parent)
+            elif looks is not None and learner.examination is None:
+                told = "views say from now on what was looked at; shown items without one are no evidence any more"
+                log.warning(told, offset=record.offset, remedy="a re-train, if most that is looked at has no view")
             if learner.progress.guard.held and not held:
                 remedy = "until a Restart record names a version to begin from"
                 log.error("the learner is held", why=learner.progress.guard.held, until=remedy)

@@ -34,7 +34,7 @@ from feed.examples import Example
 from feed.features import FeatureSpace, Inputs
 from feed.features.frozen import ItemFeatures, NearItem, nearby
 from feed.features.near import COLUMNS as NEAR
-from feed.models.examination import Examination
+from feed.models.examination import PLACES, Examination
 from feed.models.train import LEFT_WEIGHT
 from feed.models.two_tower import TwoTower, near_logits
 
@@ -106,9 +106,9 @@ def viewed(example: Example) -> bool:
 
 def _passing(example: Example, examination: Examination) -> np.ndarray:
     """bool (k,): which rows pass as looked at; of an item that stands twice and has its label at the other place, none."""
-    taken = {row.item.item_id for row in example.rows if row.labels}
-    others = np.array([row.item.item_id not in taken for row in example.rows])
-    place = np.array([k if row.position is None else row.position for k, row in enumerate(example.rows)], np.int64)
+    labelled = {row.item.item_id for row in example.rows if row.labels}
+    others = np.array([row.item.item_id not in labelled for row in example.rows])
+    place = np.array([min(row.position or 0, PLACES - 1) for row in example.rows], np.int64)  # the wire bounds no position
     draw = np.random.default_rng(crc32(example.example_id.encode()))
     return np.asarray(others & (draw.random(len(place)) < examination.looked(place)))
 

@@ -162,3 +162,11 @@ def test_without_a_positive_row_the_loss_is_finite():
     one = prepare(replace(made, rows=tuple(replace(row, labels={"view": 1}) for row in made.rows)), space)
     found = float(loss(MODEL, join([one], [], space)).detach())
     assert found == pytest.approx(LEFT_WEIGHT * sum(softplus(x) for x in logits(one, one.items, one.near)), rel=1e-5)
+
+
+def test_a_position_beyond_any_number_of_64_bits_is_the_last_place():
+    """The wire takes it, and a record that raises would be read again for ever."""
+    made = unviewed(example(1))
+    rows = [replace(row, labels={}, position=10**19 + k) for k, row in enumerate(made.rows)]
+    always = Examination(np.array([0.0, 1.0]), 0.25)
+    assert prepare(replace(made, rows=tuple(rows)), SPACE, always).left.all()

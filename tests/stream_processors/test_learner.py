@@ -4,14 +4,18 @@ import asyncio
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from feed import wire
 from feed.examples import Restart
 from feed.learning import state
 from feed.learning.learner import STEP
+from feed.learning.loss import viewed
 from feed.models import snapshot
+from feed.models.examination import Examination
 from feed.registry import Registry
 from stream_processors.learner import LearnerAgent
 from tests.learning import taught
@@ -191,3 +195,18 @@ def test_without_a_champion_the_agent_waits_for_one(tmp_path, monkeypatch):
     apply(agent(registry), OneBatch(0, 64))
     assert len(slept) == 1
     assert bits(newest(registry)) == unbroken(64)
+
+
+def test_the_first_view_in_a_stream_without_views_is_told_once(tmp_path):
+    """Shown items without one are no evidence from there on."""
+    registry, (_, start) = Registry(tmp_path), taught.world()
+    looks = Examination(np.array([1.0, 0.5]), 0.3)
+    registry.promote(
+        registry.publish(
+            lambda folder: snapshot.save(folder, start.model, start.space, start.manifest, examination=looks)
+        )
+    )  # fmt: skip
+    first = next(n for n in range(4 * STEP) if viewed(example(n)))
+    with capture_logs() as said:
+        apply(agent(registry), OneBatch(0, 2 * STEP))
+    assert [line["offset"] for line in said if "views say from now on" in line["event"]] == [first]
