@@ -113,8 +113,8 @@ def natural(user_id: str) -> tuple[int, str]:
 def check_catalogue(version: str, known: dict[str, bool]) -> None:
     """Warn of a model that knows only a part of the catalogue, by what `in_common` says. Raises `BadModel` if it knows none."""
     strange = [name for name, some in known.items() if not some]
-    content = {name: some for name, some in known.items() if name != "item"} or known  # ids that are numbers are alike anywhere
-    if strange and not any(content.values()):
+    content = [some for name, some in known.items() if name != "item"]  # ids that are numbers are alike anywhere
+    if content and not any(content):
         raise BadModel(
             f"model {version} knows no {' and no '.join(strange)} of this catalogue: it was trained on another, so nothing was "
             "ranked. Train one on this, in a registry of its own: `python offline/bootstrap.py --data DIR --registry NEW`, and "

@@ -177,3 +177,10 @@ def passed_over(feed, ranked):
     """The model's 18 best but for what was drawn for the other two places."""
     drawn = {i.item_id for i in feed.items if i.source == "explore"}
     return [item_id for item_id in ranked if item_id not in drawn][:18]
+
+
+def test_items_that_are_all_new_are_no_other_catalogue():
+    """Where nothing is said of items, only ids could be compared, and those of a shop turn over."""
+    rank.check_catalogue("v1", {"item": False})
+    with pytest.raises(BadModel, match="no category and no item"):
+        rank.check_catalogue("v1", {"category": False, "item": False})
