@@ -245,8 +245,8 @@ def tables(measured: dict[str, Any]) -> dict[str, str]:
     rows = []
     for name in [name for name in (*PARTS, *LEARNERS) if any(run["row"] == name for run in runs)]:
         whole = WHOLE if name in PARTS else next(iter(LEARNERS))
-        of, to = paired(*([run for run in runs if run["row"] == row] for row in (name, whole)))
-        cells = [name, f"{share(of):.1%}", "" if name == whole else points(of, to)]
+        of, to = ([run for run in runs if run["row"] == row] for row in (name, whole))
+        cells = [name, f"{share(of):.1%} ({len(of)})", "" if name == whole else points(of, to)]
         for figure in FIGURES:
             values = [run["figures"][figure] for run in of if run["figures"]]
             cells.append(f"{np.mean(values):.3f}" if values else "")
@@ -258,7 +258,7 @@ def tables(measured: dict[str, Any]) -> dict[str, str]:
         f"{len(worlds)} worlds, {len(trainings)} trainings each, {REQUESTS:,} requests; the learner: {DRIFT_AT:,} requests, a "
         f"drift, then the last {AT_THE_END:,} of {LEARNER_REQUESTS:,}; measured at {commits}."
     )
-    header = ["", "share of the best", "points less the whole's", *FIGURES.values()]
+    header = ["", "share of the best (runs)", "points less the whole's", *FIGURES.values()]
     return {"parts": f"{setting}\n\n{table(header, rows)}"}
 
 
@@ -289,7 +289,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help=f"of {', '.join((*PARTS, *LEARNERS))}; may be repeated")
     parser.add_argument("--seeds", type=int, default=3, help="worlds")
-    parser.add_argument("--trainings", type=int, default=2, help="of each world and part")
+    parser.add_argument("--trainings", type=int, default=1, help="of each world and part")
     parser.add_argument("--worlds", type=Path, help="folder of seeded worlds to keep and reuse")
     options = parser.parse_args()
     names = options.only or [*PARTS, *LEARNERS]

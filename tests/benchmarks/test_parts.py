@@ -98,5 +98,5 @@ def test_a_part_is_compared_in_the_worlds_and_trainings_that_both_have():
     less = [run("without ids", [0.5, 0.5], **figures)]
     lines = parts.tables({"runs": [*whole, *less]})["parts"].splitlines()
     assert "2 worlds, 1 trainings each" in lines[0]
-    assert lines[-2].startswith(f"| {WHOLE} | 70.0% |")
-    assert lines[-1] == "| without ids | 50.0% | -10.0 (-10.0 – -10.0); 0 of 1 | 0.800 | 0.600 | 0.050 |"
+    assert lines[-2].startswith(f"| {WHOLE} | 70.0% (2) |")
+    assert lines[-1] == "| without ids | 50.0% (1) | -10.0 (-10.0 – -10.0); 0 of 1 | 0.800 | 0.600 | 0.050 |"
