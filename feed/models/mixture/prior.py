@@ -17,21 +17,21 @@ HOUR = 3600.0
 
 
 class Prior:
-    """Of n items decayed counts, float32 (6, n), as of each item's newest positive (`since`), and their beginnings (`created`).
+    """Of n items decayed counts, float32 (6, n), as of each item's newest positive (`since`), and their beginnings (`begun`).
 
-    Times are float64 (n,), seconds since 1970; `created` -inf: unknown until the item's first event.
+    Times are float64 (n,), seconds since 1970; `begun` is when an item was created, or -inf, unknown, until its first event.
     """
 
     def __init__(self, created: np.ndarray) -> None:
         n = len(created)
         self.sums = np.zeros((len(HALF_LIVES), n), np.float32)
         self.since = np.zeros(n)
-        self.created = created.copy()
+        self.begun = created.copy()
 
     def see(self, item: int, at: float) -> None:
         """An event of any kind."""
-        if self.created[item] == -np.inf:
-            self.created[item] = at
+        if self.begun[item] == -np.inf:
+            self.begun[item] = at
 
     def add(self, item: int, at: float) -> None:
         """One positive. One that comes late (before the item's newest) counts as much as if it had come in time."""
@@ -47,7 +47,7 @@ class Prior:
         counts *= self.sums
         counts += np.float32(FLOOR)
         np.log(counts, out=counts)
-        return np.concatenate([counts, age(self.created, now)[None]])
+        return np.concatenate([counts, age(self.begun, now)[None]])
 
 
 def age(created: np.ndarray, now: float) -> np.ndarray:
