@@ -81,11 +81,12 @@ bench-learning: .venv/.installed ## measure what learning online is worth (docs/
 	$(PY) -m benchmarks.latency
 	$(PY) -m benchmarks.report
 
-bench-quality: .venv/.installed ## measure how well models rank and what each part is worth (docs/quality.md, docs/learning.md); four hours
+bench-quality: .venv/.installed ## measure how well models rank and what each part is worth (docs/quality.md, docs/learning.md); five hours
 	$(PY) -m benchmarks.quality
 	$(PY) -m benchmarks.parts
 	$(PY) -m benchmarks.objective
 	$(PY) -m benchmarks.looks
+	$(PY) -m benchmarks.learning
 	$(PY) -m benchmarks.report
 
 soak: .venv/.installed ## learner and gatekeeper killed twenty times: the same weights, no trial decided twice
