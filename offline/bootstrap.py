@@ -109,8 +109,18 @@ def run(
         }
     found, head_figures = fit_heads(trained.model, frozen, log, slices)
     about = {**manifest(log, slices, trained, seed, figures), "heads": head_figures}
-    outcome = register(Registry(registry), trained, frozen.space, about, found, examination.of(log.events))
+    looks = examination.of(log.events)
+    outcome = register(Registry(registry), trained, frozen.space, about, found, looks)
     console.print(table(figures))
+    learned, popular = (figures[name].get("auc", {}).get("mean", 0.0) for name in ("learned", "popular"))
+    if learned < popular:
+        console.print("It is behind a list of what is popular: a longer log may help; offline/evaluate.py compares others.")
+    if looks:
+        places = ", ".join(f"{theta:.2f}" for theta in looks.theta[:10])
+        console.print(
+            "There are fewer views than positives, so what was looked at is estimated: from the top, places are looked at with "
+            f"{places}, and {looks.taken:.1%} of looks are taken.", highlight=False,
+        )  # fmt: skip
     if head_figures:
         console.print(heads_table(head_figures))
     console.print(

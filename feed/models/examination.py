@@ -87,10 +87,13 @@ class _Told(msgspec.Struct):
 
 
 def untold(events: Sequence[Event]) -> bool:
-    """Whether the log shows things and does not say what was looked at: impressions and positives, and not one view."""
+    """Whether the log shows things and does not say what was looked at: impressions, positives, and fewer views than these.
+
+    What is taken was looked at, so views that say who looks are no fewer; else they come from a few clients, or by mistake.
+    """
     shown = any(isinstance(event, Impression) for event in events)
-    taken = any(isinstance(event, Engagement) and kind(event) in POSITIVES for event in events)
-    return shown and taken and not any(isinstance(event, View) for event in events)
+    taken = sum(isinstance(event, Engagement) and kind(event) in POSITIVES for event in events)
+    return shown and sum(isinstance(event, View) for event in events) < taken
 
 
 def of(events: Sequence[Event]) -> Examination | None:
@@ -117,7 +120,8 @@ def looks(events: Sequence[Event], seed: int) -> dict[int, list[str]]:
 def showings(events: Sequence[Event]) -> Showings:
     """The rows of the log's impressions; `events` in time order.
 
-    An engagement belongs to the newest impression that showed the item to its user up to `WINDOW_SECONDS` before.
+    An engagement belongs to the request that it names, if that showed the item within `WINDOW_SECONDS` before or after; else to
+    the newest impression that showed the item to its user up to `WINDOW_SECONDS` before.
     """
     event: list[int] = []
     item_ids: list[str] = []
@@ -125,6 +129,7 @@ def showings(events: Sequence[Event]) -> Showings:
     keys: list[tuple[str, int]] = []
     chance: list[bool] = []
     shown: dict[tuple[str, str], list[tuple[float, int]]] = {}
+    named: dict[tuple[str, str | None, str], tuple[float, int]] = {}
     counts = _Counts()
     for i, one in enumerate(events):
         if isinstance(one, Engagement):
@@ -133,6 +138,7 @@ def showings(events: Sequence[Event]) -> Showings:
         left = 1.0
         for row in one.items:
             shown.setdefault((one.user_id, row.item_id), []).append((one.at, len(event)))
+            named[one.user_id, one.request_id, row.item_id] = one.at, len(event)
             event.append(i)
             item_ids.append(row.item_id)
             place.append(min(row.position, PLACES - 1))
@@ -140,7 +146,7 @@ def showings(events: Sequence[Event]) -> Showings:
             chance.append(row.source in BY_CHANCE)
             left *= 1 - (row.propensity or 0.0)
     taken = np.zeros(len(event), np.bool_)
-    taken[list(_taken(events, shown))] = True
+    taken[list(_taken(events, shown, named))] = True
     numbers = {key: n for n, key in enumerate(dict.fromkeys(keys))}
     stratum = np.array([numbers[key] for key in keys], np.int64)
     return Showings(np.array(event, np.int64), item_ids, np.array(place, np.int64), stratum, np.array(chance, np.bool_), taken)
@@ -174,9 +180,18 @@ class _Counts:
         return count * math.exp2((since - at) / HALF_LIFE)
 
 
-def _taken(events: Sequence[Event], shown: dict[tuple[str, str], list[tuple[float, int]]]) -> Iterator[int]:
+def _taken(
+    events: Sequence[Event],
+    shown: dict[tuple[str, str], list[tuple[float, int]]],
+    named: dict[tuple[str, str | None, str], tuple[float, int]],
+) -> Iterator[int]:
     for event in events:
-        if isinstance(event, Engagement) and (rows := shown.get((event.user_id, event.item_id))):
+        if not isinstance(event, Engagement):
+            continue
+        request = named.get((event.user_id, event.request_id, event.item_id)) if event.request_id is not None else None
+        if request is not None and abs(event.at - request[0]) <= WINDOW_SECONDS:
+            yield request[1]
+        elif rows := shown.get((event.user_id, event.item_id)):
             k = bisect_right(rows, (event.at, len(events) * PLACES)) - 1
             if k >= 0 and event.at - rows[k][0] <= WINDOW_SECONDS:
                 yield rows[k][1]

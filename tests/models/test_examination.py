@@ -168,12 +168,27 @@ def test_an_engagement_belongs_to_the_newest_impression_that_can_have_brought_it
     assert of.taken.tolist() == [False, False, False, True, True]
 
 
-def test_a_log_with_a_view_says_itself_what_was_looked_at():
+def test_a_log_with_as_many_views_as_positives_says_itself_what_was_looked_at():
     events = [shown(0, "u", "a", "b"), did(Click, 1, "u", "a")]
     assert examination.untold(events)
     assert not examination.untold([*events, did(View, 2, "u", "b")])
     assert not examination.untold(events[:1])
     assert not examination.untold(events[1:])
+
+
+def test_a_few_views_do_not_say_what_was_looked_at():
+    """One client of many sends them: what was taken was looked at, too, so they would be more than positives."""
+    events = [shown(0, "u", "a", "b"), *(did(Click, k, "u", item) for k, item in enumerate("abc", 1)), did(View, 9, "u", "b")]
+    assert examination.untold(events)
+    assert examination.of(events) is not None
+
+
+@pytest.mark.parametrize("seconds", [-60, 60])
+def test_a_click_belongs_to_the_request_it_names_also_where_clocks_differ(seconds):
+    clicked = Click(event_id="c", user_id="u", occurred_at=utc(START + 1000 + seconds), item_id="b", request_id="r")
+    events = [shown(1000, "u", "a", "b", request="r"), shown(1001, "u", "a", "b"), clicked]
+    events.sort(key=lambda event: event.at)
+    assert examination.showings(events).taken.tolist() == [False, True, False, False]
 
 
 def test_only_a_log_that_does_not_say_what_was_looked_at_has_a_model():

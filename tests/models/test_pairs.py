@@ -77,8 +77,11 @@ def test_without_views_what_was_taken_is_frozen_when_it_was_shown():
     assert [(p.event, p.at - START, p.item_id, p.positive) for p in found] == [(0, 0, "a", True), (2, 2, "b", True)]
 
 
-def test_with_a_single_view_what_was_only_shown_is_no_pair(unviewed):
-    viewed = Log(unviewed.items, [], [*unviewed.events, event(View, 10**6, "u0", "i0")])
+def test_where_views_are_as_many_as_positives_what_was_only_shown_is_no_pair(unviewed):
+    clicks = [e for e in unviewed.events if isinstance(e, Click)]
+    views = [event(View, 10**6 + k, e.user_id, e.item_id) for k, e in enumerate(clicks)]
+    assert pairs_of(Log(unviewed.items, [], [*unviewed.events, *views[1:]])) == pairs_of(unviewed)
+    viewed = Log(unviewed.items, [], [*unviewed.events, *views])
     unshown = [(n, e) for n, e in enumerate(viewed.events) if not isinstance(e, Impression)]
     place = [n for n, _ in unshown]
     expected = pairs_of(Log(viewed.items, [], [e for _, e in unshown]))

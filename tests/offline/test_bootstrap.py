@@ -93,7 +93,7 @@ def test_a_log_of_one_kind_of_event_can_be_learned_from(tmp_path, kinds):
     assert snapshot.load(Registry(tmp_path / "registry").champion().path).heads == {}, "nothing tells one look from another"
 
 
-def test_only_the_version_of_a_log_without_views_says_who_looks(trained, tmp_path):
+def test_only_the_version_of_a_log_without_views_says_who_looks(trained, tmp_path, capsys):
     """Requests of 30 users for 6 of 120 items in random order: of the three above every third is taken, of the others none."""
     assert snapshot.load(Registry(trained[1]).champion().path).examination is None
     draw = np.random.default_rng(0)
@@ -107,7 +107,9 @@ def test_only_the_version_of_a_log_without_views_says_who_looks(trained, tmp_pat
             events.append(Click(event_id=f"c{k}-{place}", occurred_at=when, item_id=f"i{shown[place]}", **about))
     items = [Item(item_id=f"i{i}", created_at=utc(START - 1000)) for i in range(120)]
     dataset.write(dataset.from_events(events, items, [User(user_id=f"u{u}") for u in range(30)]), tmp_path / "data")
+    capsys.readouterr()
     bootstrap.run(tmp_path / "data", tmp_path / "registry", epochs=1)
+    assert "so what was looked at is estimated" in capsys.readouterr().out
     looks = snapshot.load(Registry(tmp_path / "registry").champion().path).examination
     assert looks.theta.tolist() == pytest.approx([1, 1, 1, 0, 0, 0], abs=0.1)
     assert looks.taken == pytest.approx(1 / 3, abs=0.03)
