@@ -32,7 +32,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from feed.events import BY_CHANCE, POSITIVES, Engagement, Event, Impression, Shown, View, kind
+from feed.events import BY_CHANCE, POSITIVES, Engagement, Event, Shown, View, kind
 
 ENOUGH = 1_000  # rows taken of those shown by chance: of ten places, each is known to about a tenth of itself
 STEP = math.log(2) / 2  # width of a stratum in the log of a propensity or share
@@ -87,13 +87,15 @@ class _Told(msgspec.Struct):
 
 
 def untold(events: Sequence[Event]) -> bool:
-    """Whether the log shows things and does not say what was looked at: impressions, positives, and fewer views than these.
+    """Whether the log shows things and does not say what was looked at: impressions, things taken, and fewer things viewed.
 
-    What is taken was looked at, so views that say who looks are no fewer; else they come from a few clients, or by mistake.
+    What somebody took he looked at, so views that say who looks are of no fewer items; else they come from a few clients, or by
+    mistake.
     """
-    shown = any(isinstance(event, Impression) for event in events)
-    taken = sum(isinstance(event, Engagement) and kind(event) in POSITIVES for event in events)
-    return shown and sum(isinstance(event, View) for event in events) < taken
+    done = [event for event in events if isinstance(event, Engagement)]
+    taken = {(event.user_id, event.item_id) for event in done if kind(event) in POSITIVES}
+    viewed = {(event.user_id, event.item_id) for event in done if isinstance(event, View)}
+    return len(done) < len(events) and len(viewed) < len(taken)
 
 
 def of(events: Sequence[Event]) -> Examination | None:
