@@ -118,7 +118,7 @@ def run(
     if looks:
         places = ", ".join(f"{theta:.2f}" for theta in looks.theta[:10])
         console.print(
-            "There are fewer views than positives, so what was looked at is estimated: from the top, places are looked at with "
+            "Fewer things were viewed than taken, so what was looked at is estimated: from the top, places are looked at with "
             f"{places}, and {looks.taken:.1%} of looks are taken.", highlight=False,
         )  # fmt: skip
     if head_figures:
