@@ -5,9 +5,9 @@ views alone (and hides) a view does. It is frozen just before the user's *first*
 stands in the user's own history and gives the answer away. Items are frozen once a chunk, before its first pair. So no
 input knows the future; the label of a pair is what followed it, however late.
 
-A log that shows things and views fewer than are taken does not say what was left. There a pair is also what an impression
-showed and, by where it stood, was probably looked at (`feed.models.examination`). It is frozen just before the impression, and
-so is what was taken of it.
+A log that shows things, of which fewer were viewed than taken, does not say what was left. There a pair is also what an
+impression showed and, by where it stood, was probably looked at (`feed.models.examination`). It is frozen just before the
+impression, and so is what was taken of it.
 """
 
 import dataclasses
