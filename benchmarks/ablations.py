@@ -8,8 +8,9 @@ Each figure is that with the part less that without it, so that more is better: 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from benchmarks.loop import learned
 from benchmarks.page import table
-from benchmarks.parts import LEARNERS, Runs, learned, points
+from benchmarks.parts import LEARNERS, Runs, points
 from benchmarks.parts import WHOLE as SERVED
 from benchmarks.ranked import WHOLE, Ranked, signed
 
@@ -44,11 +45,7 @@ def not_served(name: str) -> Without:
 
 PARTS_OF = (
     Part("history: positives pooled in the user tower", left_out("without history"), not_served("without history")),
-    Part(
-        "prior: counts and age, columns; inputs",
-        left_out("without prior"),
-        not_served("without counts"),
-    ),
+    Part("prior: counts and age, columns; inputs", left_out("without prior"), not_served("without counts")),
     Part("co-visitation", left_out("without co-visitation"), not_served("without co-visitation")),
     Part("mixing: weights learned; by segment", left_out("without mixing"), not_served("one weight of co-visitation for all")),
     Part("the two-tower", left_out("prior-covisitation")),
@@ -85,7 +82,7 @@ def tables(
 
 def learned_of(runs: Runs) -> Runs:
     """Their requests of the learned arm."""
-    return [{"seed": run["seed"], **learned(run, 0)} for run in runs]
+    return [{"seed": run["seed"], **learned(run)} for run in runs]
 
 
 def ranked(log: Ranked, of: Without | None) -> str:

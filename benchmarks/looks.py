@@ -38,7 +38,7 @@ import torch
 from benchmarks.curves import Interval, Scenario, ends, resamples, scenarios
 from benchmarks.learning import PER_STEP, POLICY, PUBLISH, Online, Run
 from benchmarks.loop import Loop
-from benchmarks.page import table
+from benchmarks.page import interval, points, table
 from feed import dataset
 from feed.events import Event, Impression, View
 from feed.examples import Example
@@ -248,18 +248,12 @@ def world(seed: int, folder: Path, requests: int, drift_at: int) -> tuple[list[R
     }
 
 
-def told(interval: Interval, percent: bool = True) -> str:
-    """An interval for people to read."""
-    return "{:.1%} ({:.1%} – {:.1%})".format(*interval) if percent else "{:.3f} ({:.3f} – {:.3f})".format(*interval)
+def auc_of(drawn: np.ndarray) -> str:
+    """An AUC that comes with its resamples."""
+    return "{:.3f} ({:.3f} – {:.3f})".format(*drawn_interval(drawn))
 
 
-def difference(of: Scenario, a: str, b: str, phase: str) -> str:
-    """Points of share, and in how many worlds `a` was ahead."""
-    points, low, high, ahead, worlds = of.difference(a, b, phase)
-    return f"{100 * points:+.1f} ({100 * low:+.1f} – {100 * high:+.1f}); {ahead} of {worlds}"
-
-
-def interval(drawn: np.ndarray) -> Interval:
+def drawn_interval(drawn: np.ndarray) -> Interval:
     """Of a figure that comes with its resamples."""
     return float(drawn[0]), *ends(drawn[1:])
 
@@ -272,29 +266,31 @@ def bootstraps(runs: Sequence[dict[str, Any]], worlds: Sequence[dict[str, Any]],
         (of,) = scenarios({"drift_at": drift_at, "runs": [run for run in mine if run["seed"] == one["seed"]]})
         auc = one["auc"]["bootstraps"]
         phase = next(iter(of.phases))
-        cells = [f"{told(of.share(kind, phase))}, {told(interval(np.array(auc[kind])), False)}" for kind in BOOTSTRAPS]
+        cells = [f"{interval(*of.share(kind, phase))}, {auc_of(np.array(auc[kind]))}" for kind in BOOTSTRAPS]
         rows.append([f"world {one['seed']}: share, AUC", *cells])
         about = [one["trained_on"][kind] for kind in BOOTSTRAPS]
         rows.append(
             [f"world {one['seed']}: trained on", *(f"{of['pairs']:,} pairs, {of['positives']:,} positive" for of in about)]
         )
     (of,) = scenarios({"drift_at": drift_at, "runs": mine})
-    rows.append(["points of share less `taken`", "", *(difference(of, kind, "taken", phase) for kind in BOOTSTRAPS[1:])])
+    rows.append(
+        ["points of share less `taken`", "", *(points(*of.difference(kind, "taken", phase)) for kind in BOOTSTRAPS[1:])]
+    )
     return table(["", *BOOTSTRAPS], rows)
 
 
 def learners(of: Scenario, worlds: Sequence[dict[str, Any]]) -> str:
     """The Markdown table of what learners learn from."""
     name = NAMES[of.drifts]
-    rows = [[kind, *(told(of.share(kind, phase)) for phase in of.phases)] for kind in LEARNERS]
+    rows = [[kind, *(interval(*of.share(kind, phase)) for phase in of.phases)] for kind in LEARNERS]
     pairs = ("with", "without"), ("with", "frozen"), ("without", "frozen")
-    rows += [[f"{a} - {b}, points", *(difference(of, a, b, phase) for phase in of.phases)] for a, b in pairs]
+    rows += [[f"{a} - {b}, points", *(points(*of.difference(a, b, phase)) for phase in of.phases)] for a, b in pairs]
     header = ["", *of.phases, *(f"AUC, world {one['seed']}" for one in worlds)]
     aucs = [{kind: np.array(drawn) for kind, drawn in one["auc"][name].items()} for one in worlds]
     for row, kind in zip(rows, LEARNERS, strict=False):
-        row += [told(interval(auc[kind]), False) for auc in aucs]
+        row += [auc_of(auc[kind]) for auc in aucs]
     for row, (a, b) in zip(rows[len(LEARNERS) :], pairs, strict=True):
-        row += ["{:+.3f} ({:+.3f} – {:+.3f})".format(*interval(auc[a] - auc[b])) for auc in aucs]
+        row += ["{:+.3f} ({:+.3f} – {:+.3f})".format(*drawn_interval(auc[a] - auc[b])) for auc in aucs]
     return table(header, rows)
 
 

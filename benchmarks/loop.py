@@ -4,9 +4,10 @@ The same objects as the services run (`Ranker`, `BatchState`, `Attribution`), so
 and is a function of its seeds. What differs: features and feeds are never a moment late.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from feed.models import snapshot
 from feed.models.snapshot import Snapshot
 from feed.ranking.arms import Policy
 from feed.ranking.standard import Ranker
-from feed.ranking.types import Feed
+from feed.ranking.types import LEARNED, Feed
 from feed.registry import Registry
 from offline import bootstrap
 from producers import generate, history
@@ -133,3 +134,9 @@ def start(seed: int, folder: Path, policy: Policy, run_seed: int = 0) -> tuple[L
     champion = Registry(folder / "registry").champion()
     assert champion is not None
     return Loop(world, events, run_seed, policy), snapshot.load(champion.path), champion.version
+
+
+def learned(columns: Mapping[str, Any], first: int = 0) -> dict[str, Any]:
+    """The learned arm's requests from the `first` on: who came, expected clicks, and the most there could be."""
+    rows = [k for k, arm in enumerate(columns["arm"]) if arm == LEARNED and k >= first]
+    return {name: [columns[name][k] for k in rows] for name in ("user", "expected", "best")}

@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.curves import ends, resamples
 from benchmarks.learning import PER_STEP, POLICY, seed_world
-from benchmarks.loop import start
+from benchmarks.loop import learned, start
 from benchmarks.page import table as markdown
 from feed.events import Impression, kind
 from feed.examples import Example
@@ -61,14 +61,17 @@ def run(seed: int, folder: Path, table: str, dial: float, requests: int) -> dict
                 shown.update(top)
                 places = [place for item_id in top if (place := loop.state.items.row(item_id)) is not None]
                 popularity.append(float(counts[places].mean() / counts.mean()))
-    columns = loop.requests
-    rows = [k for k, arm in enumerate(columns.arm) if arm == LEARNED]
+    columns = learned(vars(loop.requests))
     return {
-        "seed": seed, "table": table, "dial": dial, "user": [columns.user[k] for k in rows],
-        "expected": [columns.expected[k] for k in rows], "best": [columns.best[k] for k in rows],
+        "seed": seed, "table": table, "dial": dial, **columns,
         "coverage": len(shown) / len(loop.state.items), "popularity": float(np.mean(popularity)),
-        "done": {name: 1000 * done[name] / len(rows) for name in (*TASKS[:4], "hide")},
+        "done": {name: 1000 * done[name] / len(columns["user"]) for name in (*TASKS[:4], "hide")},
     }  # fmt: skip
+
+
+def share(runs: Sequence[dict[str, Any]]) -> float:
+    """Of the best possible click-through."""
+    return sum(sum(run["expected"]) for run in runs) / sum(sum(run["best"]) for run in runs)
 
 
 def differences(runs: Sequence[dict[str, Any]], to: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
@@ -137,13 +140,12 @@ def lines(runs: Sequence[dict[str, Any]]) -> str:
         if not mine:
             continue
         worlds = {run["seed"] for run in mine}
-        share = sum(sum(run["expected"]) for run in mine) / sum(sum(run["best"]) for run in mine)
         points, low, high = differences(mine, [run for run in logit if run["seed"] in worlds])
         name = (f"`{table}`" if table else "logit") + (f" - {dial:g} log popularity" if dial else "")
         coverage, popularity = (float(np.mean([run[column] for run in mine])) for column in ("coverage", "popularity"))
         done = [f"{np.mean([run['done'][task] for run in mine]):.1f}" for task in mine[0]["done"]]
         ahead = f"{100 * points:+.1f} ({100 * low:+.1f} – {100 * high:+.1f})"
-        told.append([name, f"{share:.1%}", ahead, f"{coverage:.1%}", f"{popularity:.2f}", *done])
+        told.append([name, f"{share(mine):.1%}", ahead, f"{coverage:.1%}", f"{popularity:.2f}", *done])
     return markdown([*columns, "comments", "hides"], told)
 
 

@@ -24,9 +24,10 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks import page
 from benchmarks.learning import PER_STEP, POLICY, run_one, seed_world
-from benchmarks.loop import start
-from benchmarks.objective import differences
+from benchmarks.loop import learned, start
+from benchmarks.objective import differences, share
 from benchmarks.page import table
 from feed.evaluation import holdout
 from feed.evaluation.holdout import Visits
@@ -37,7 +38,6 @@ from feed.models.snapshot import Snapshot
 from feed.models.train import Further, train
 from feed.models.two_tower import VECTOR, TwoTower
 from feed.objective import TASKS
-from feed.ranking.types import LEARNED
 from feed.settings import FUTURE_SECONDS
 from offline import bootstrap
 from offline.bootstrap import Frozen, Slices
@@ -224,19 +224,13 @@ def serve(seed: int, folder: Path, champion: Snapshot) -> dict[str, Any]:
     loop.serve(champion, "v", 1)
     while len(loop.requests.user) < REQUESTS:
         loop.step(PER_STEP)
-    return learned(vars(loop.requests), 0)
+    return learned(vars(loop.requests))
 
 
 def learn(seed: int, worlds: Path, replay: bool) -> dict[str, Any]:
     """The last requests of a learner whose versions serve untried, after a drift."""
     run = run_one(seed, "ungated", DRIFT_AT, LEARNER_REQUESTS, worlds, replay)
     return learned(vars(run), LEARNER_REQUESTS - AT_THE_END)
-
-
-def learned(columns: Mapping[str, Any], first: int) -> dict[str, Any]:
-    """The learned arm's requests from the `first` on: who came, expected clicks, and the most there could be."""
-    rows = [k for k, arm in enumerate(columns["arm"]) if arm == LEARNED and k >= first]
-    return {name: [columns[name][k] for k in rows] for name in ("user", "expected", "best")}
 
 
 def tables(measured: dict[str, Any]) -> dict[str, str]:
@@ -274,14 +268,8 @@ def points(mine: Runs, others: Runs) -> str:
     of, to = paired(mine, others)
     if not of:
         return ""
-    point, low, high = (100 * value for value in differences(of, to))
     ahead = sum(share([a]) > share([b]) for a, b in zip(of, to, strict=True))
-    return f"{point:+.1f} ({low:+.1f} – {high:+.1f}); {ahead} of {len(of)}"
-
-
-def share(runs: Sequence[dict[str, Any]]) -> float:
-    """Of the best possible click-through."""
-    return sum(sum(run["expected"]) for run in runs) / sum(sum(run["best"]) for run in runs)
+    return page.points(*differences(of, to), ahead, len(of))
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import ablations, curves, parts, ranked
 from benchmarks.drift import quantiles
-from benchmarks.page import put, table
+from benchmarks.page import interval, points, put, table
 from feed.errors import run
 
 ROOT = Path(__file__).parents[1]
@@ -152,16 +152,6 @@ def latency(measured: dict[str, Any]) -> dict[str, str]:
         f"{about['cores']} cores, a version every {about['snapshot_seconds']:.0f} s."
     )
     return {"latency": f"{told}\n\n" + table(["", "probes", "p50", "p95", "largest"], rows)}
-
-
-def interval(value: float, low: float, high: float) -> str:
-    """A share with its interval."""
-    return f"{value:.1%} ({low:.1%} – {high:.1%})"
-
-
-def points(value: float, low: float, high: float, ahead: int, seeds: int) -> str:
-    """A difference of shares, in percentage points, and in how many worlds it is positive."""
-    return f"{100 * value:+.1f} ({100 * low:+.1f} – {100 * high:+.1f}); {ahead} of {seeds}"
 
 
 def span(found: dict[str, float] | None) -> str:
