@@ -26,7 +26,7 @@ from feed.models.two_tower import WIDTH, TwoTower
 from feed.ranking.arms import Policy
 from feed.ranking.standard import Ranker
 from feed.wire import Position
-from stream_processors.features import Folder
+from stream_processors.folder import Folder
 
 USERS, ITEMS, EVENTS, BATCH, ROUNDS = 1000, 5000, 20_000, 2_000, 3
 OUT = Path(__file__).parents[1] / "var" / "bench.json"

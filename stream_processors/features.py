@@ -8,7 +8,6 @@
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
@@ -16,181 +15,21 @@ from typing import Any
 import structlog
 
 from feed import logs, settings, wire
-from feed.attribution import Attribution
-from feed.errors import FeedError, Unreadable, run
-from feed.events import Engagement, Event
-from feed.features import FrozenItems, ItemTable, UserState, counts, new_user, update_profile, update_user
-from feed.features.near import taken
-from feed.features.user import NUMERIC, numeric_values
+from feed.errors import FeedError, run
+from feed.features import ItemTable
 from feed.io import kafka
-from feed.io.redis import TRANSIENT, Change, FeatureStore, Message, claim_topics, connect
-from feed.wire import DeadLetter, FeatureUpdate, Position
+from feed.io.redis import TRANSIENT, Change, FeatureStore, claim_topics, connect
+from feed.wire import Position
 from stream_processors import transport
+from stream_processors.folder import Folder
 from stream_processors.transport import Batch
 
 log = structlog.get_logger()
 
 REFRESH_SECONDS = 2.0
 REFRESH_SHARE = 0.1  # of the time that refreshes may take
-MOST_BYTES = wire.LARGEST - 4096  # of a message's value: the rest is for its key and for what is around them
 SENT_AT_ONCE = 500  # messages: so many may be sent twice if the broker goes away meanwhile, and so many are held in memory
 LOOK_SECONDS = 1.0  # between two looks for partitions that are idle
-
-
-class Folder:
-    """Turns records of one partition into a `Change`; changes nothing, and reads nothing but `store` and the item table."""
-
-    def __init__(
-        self,
-        partitions: int,
-        future_seconds: float,
-        attribution_seconds: float,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._partitions, self._future, self._clock = partitions, future_seconds, clock
-        self._attribution = attribution_seconds
-
-    def fold(self, topic: wire.Topic, records: Sequence[Any], end: Position, store: FeatureStore, table: ItemTable) -> Change:
-        """The change that `records` (with .offset, .key, .value) of `topic` make; unusable ones become dead letters.
-
-        `table`: the items as they are frozen into examples.
-        """
-        change = Change(end)
-        if topic is wire.ITEMS:
-            for item in self._readable(change, topic, records, wire.decode_item):
-                change.items[item.item_id] = item
-            return change
-        if topic is wire.USERS:
-            users = list(self._readable(change, topic, records, wire.decode_user, self._misplaced_user))
-            self._load(change, [user.user_id for user in users], store)
-            for user in users:
-                update_profile(change.users[user.user_id], user)
-        else:
-            events = list(self._readable(change, topic, records, wire.decode_event, self._misplaced_event))
-            self._load(change, [event.user_id for event in events], store)
-            self._fold_events(change, events, store, table)
-        for state in change.users.values():
-            self._finish(state, end)
-        if change.users:
-            update = FeatureUpdate(tuple(change.users), end)
-            change.messages.append(
-                Message(wire.FEATURE_UPDATES.name, end.partition, str(end.partition).encode(), wire.encode(update))
-            )
-        return change
-
-    def close(self, at: Position, store: FeatureStore) -> Change:
-        """The change that closes every window of a partition that has nothing more to read, `at` its position."""
-        change = Change(at)
-        windows = self._windows(at, store, ItemTable(), 0.0, (), float("inf"))
-        self._emit(change, windows, everything=True)
-        return change
-
-    def _fold_events(self, change: Change, events: Sequence[Event], store: FeatureStore, table: ItemTable) -> None:
-        if not events:
-            return
-        change.newest = max(event.at for event in events)
-        windows = self._windows(change.position, store, table, events[0].at, [event.user_id for event in events], change.newest)
-        items = store.contents(sorted({event.item_id for event in events if isinstance(event, Engagement)}))
-        counted: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        for event in events:
-            state = change.users[event.user_id]
-            windows.add(event, state)
-            if (first := taken(state, event)) is not None:
-                change.taken.append(first)
-            update_user(state, event, items)
-            fields = counts.fields(event)
-            for item_id in counts.shown_or_engaged(event):
-                of_item = counted[item_id]
-                for name in fields:
-                    of_item[name] += 1
-        change.counts.update(counted)
-        change.events.extend(events)
-        self._emit(change, windows)
-
-    def _windows(
-        self, end: Position, store: FeatureStore, table: ItemTable, now: float, users: Sequence[str], newest: float
-    ) -> Attribution:
-        """The partition's open windows: those of `users` and those that are over by `newest`."""
-        marks = store.marks(end.topic_id, end.partition)
-        ids = sorted({*users, *store.due(end.topic_id, end.partition, max(marks.clock, newest))})
-        found = zip(ids, store.pending(end.topic_id, end.partition, ids), strict=True)
-        pending = {user_id: of_user for user_id, of_user in found if of_user is not None}
-        return Attribution(self._attribution, end.partition, marks, pending, FrozenItems(table, now))
-
-    def _emit(self, change: Change, windows: Attribution, everything: bool = False) -> None:
-        for example in windows.close(everything):
-            key, value = example.user.user_id.encode(), wire.encode(example)
-            if len(value) <= MOST_BYTES:
-                change.messages.append(Message(wire.TRAINING_EXAMPLES.name, 0, key, value))
-                continue
-            reason = (
-                f"the example {example.example_id} of user {example.user.user_id} has {len(value)} bytes with its "
-                f"{len(example.rows)} items, more than a record may have: show fewer items in one impression, or give them "
-                "fewer and shorter tags and attributes"
-            )
-            self._refuse(change, DeadLetter(wire.INTERACTIONS.name, change.position, reason, key, None))
-        change.pending, change.marks, change.marks_before = windows.pending, windows.marks, windows.before
-
-    def _load(self, change: Change, ids: Sequence[str], store: FeatureStore) -> None:
-        distinct = list(dict.fromkeys(ids))
-        for user_id, state in zip(distinct, store.users(distinct), strict=True):
-            change.users[user_id] = new_user(user_id) if state is None else state
-
-    def _finish(self, state: UserState, end: Position) -> None:
-        """Put the readable values of the moment and the position beside the state."""
-        values = numeric_values(state, state["last"] or 0.0)
-        state["features"] = {name: round(value, 4) for name, value in zip(NUMERIC, values, strict=True)}
-        state["position"] = {"topic_id": end.topic_id, "partition": end.partition, "offset": end.offset}
-
-    def _readable(
-        self,
-        change: Change,
-        topic: wire.Topic,
-        records: Sequence[Any],
-        decode: Callable[[bytes | None], Any],
-        refuse: Callable[[Any, int], str | None] = lambda message, partition: None,
-    ) -> list[Any]:
-        readable = []
-        for record in records:
-            try:
-                message = decode(record.value)
-                reason = refuse(message, change.position.partition)
-            except Unreadable as error:
-                reason = str(error)
-            if reason is None:
-                readable.append(message)
-                continue
-            place = Position(change.position.topic_id, change.position.partition, record.offset)
-            self._refuse(change, DeadLetter(topic.name, place, reason, record.key, record.value))
-        return readable
-
-    def _refuse(self, change: Change, letter: DeadLetter) -> None:
-        place, value = letter.position, wire.encode(letter)
-        # what came in a compressed batch can be larger than one that is not
-        if len(value) + len(letter.key or b"") > MOST_BYTES:
-            reason = f"{letter.reason[:1000]} (the record is too large for {wire.DEAD_LETTERS.name}: it is left where it is)"
-            letter = DeadLetter(letter.topic, place, reason, None, None)
-            value = wire.encode(letter)
-        change.messages.append(Message(wire.DEAD_LETTERS.name, 0, letter.key or b"", value))
-        log.warning("dead letter", topic=letter.topic, partition=place.partition, offset=place.offset, reason=letter.reason)
-
-    def _misplaced_user(self, user: Any, partition: int) -> str | None:
-        right = wire.partition_of(user.user_id, self._partitions)
-        if partition == right:
-            return None
-        return (
-            f"user {user.user_id!r} belongs to partition {right}, not {partition}: use the user id as the key and the "
-            "partitioner murmur2 (librdkafka: partitioner=murmur2_random)"
-        )
-
-    def _misplaced_event(self, event: Event, partition: int) -> str | None:
-        ahead = event.at - self._clock()
-        if ahead > self._future:
-            return (
-                f"occurred_at {event.occurred_at.isoformat()} is {ahead:.0f} s in the future (at most {self._future:.0f} s are "
-                "accepted): set the sender's clock, or FEED_FUTURE_SECONDS"
-            )
-        return self._misplaced_user(event, partition)
 
 
 class FeaturesAgent:

@@ -18,7 +18,7 @@ from feed.features import SEEN, BatchState, FeatureSpace, ItemTable, counts, new
 from feed.features.user import numeric_values
 from feed.io.redis import FeatureStore, connect
 from feed.wire import Position
-from stream_processors.features import Folder
+from stream_processors.folder import Folder
 
 ITEMS = [
     Item(item_id=i, category=f"c{i % 3}", creator_id=f"k{i % 4}", tags=(f"t{i % 5}",), created_at=utc(1.6e9 + i), title="x")

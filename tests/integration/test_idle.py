@@ -16,7 +16,8 @@ from feed.events import Impression, Like, Shown, utc
 from feed.examples import Example, decode_record
 from feed.io import kafka
 from feed.io.redis import FeatureStore, connect
-from stream_processors.features import LOOK_SECONDS, FeaturesAgent, Folder
+from stream_processors.features import LOOK_SECONDS, FeaturesAgent
+from stream_processors.folder import Folder
 
 IDLE_LOOKS = 3
 PLACE = TP(wire.INTERACTIONS.name, 0)

@@ -9,7 +9,8 @@ from feed.errors import FeedError
 from feed.io import kafka
 from feed.io.redis import Change, FeatureStore, Message, connect
 from feed.wire import Position
-from stream_processors.features import SENT_AT_ONCE, FeaturesAgent, Folder
+from stream_processors.features import SENT_AT_ONCE, FeaturesAgent
+from stream_processors.folder import Folder
 
 MESSAGES = 3 * SENT_AT_ONCE + 100
 

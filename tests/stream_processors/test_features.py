@@ -10,7 +10,8 @@ from feed.events import Click, Impression, Like, Shown, utc
 from feed.examples import decode_record
 from feed.io.redis import Change, FeatureStore, connect
 from feed.wire import Position
-from stream_processors.features import FeaturesAgent, Folder
+from stream_processors.features import FeaturesAgent
+from stream_processors.folder import Folder
 
 
 class NoBroker:
