@@ -1,7 +1,9 @@
 """One base class for everything a user of Feedloop can get wrong; each message names the offender and the remedy."""
 
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 
 class FeedError(Exception):
@@ -38,6 +40,13 @@ class NoChampion(FeedError):
 
 class NotPromoted(FeedError):
     """Another version was promoted in the meantime."""
+
+
+def last_line(error: BaseException) -> str:
+    """What was raised and where, in one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" at {Path(frame[0].filename).name}:{frame[0].lineno}" if frame else ""
+    return f"{type(error).__name__}: {str(error)[:500]}{where}"
 
 
 def run(command: Callable[[], None]) -> None:

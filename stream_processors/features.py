@@ -13,6 +13,7 @@ from contextlib import closing
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from feed import logs, settings, wire
 from feed.errors import FeedError, run
@@ -84,21 +85,43 @@ class FeaturesAgent:
         topic, partition = self._topics[batch.tp.topic], batch.tp.partition
         topic_id, other_id = self._topic_ids[topic.name], self._other_id(topic)
         position = self._store.position(topic_id, partition)
-        other = position if topic is wire.ITEMS else self._store.position(other_id, partition)
+        other = self._store.position(other_id, partition)
         if position < batch.start:
             self._table = self._store.load_items()  # which may have counted what Redis has lost, and will count it again
             return position
         records = [record for record in batch.records if record.offset >= position]
         if records:
             self._refresh()
-            end = Position(topic_id, partition, batch.end)
-            change = self._folder.fold(topic, records, end, self._store, self._table)
-            if not self._store.apply(change, position, other_id, other).done:
+            if not self._apply(topic, records, Position(topic_id, partition, position), batch.end, (other_id, other)):
                 return None
-            self._count(change)
-            _say_late(change)
         self.send_outbox(topic.name, partition)
         return int(batch.end)
+
+    def _apply(self, topic: wire.Topic, records: Sequence[Any], start: Position, end: int, other: tuple[str, int]) -> bool:
+        """Apply records that reach from `start` to `end`; False if somebody else has moved a position.
+
+        If they cannot be folded they are applied in halves, until the guilty record is alone and is set aside.
+        """
+        reached = replace(start, offset=end)
+        if topic is wire.ITEMS:
+            other = start.topic_id, start.offset
+        try:
+            change = self._folder.fold(topic, records, reached, self._store, self._table)
+            applied = self._store.apply(change, start.offset, *other)
+        except (*TRANSIENT, FeedError, MemoryError):
+            raise
+        except Exception as error:
+            if len(records) > 1:
+                half = len(records) // 2
+                middle = replace(start, offset=records[half].offset)
+                first = self._apply(topic, records[:half], start, middle.offset, other)
+                return first and self._apply(topic, records[half:], middle, end, other)
+            change = self._folder.set_aside(topic, records[0], reached, error)
+            applied = self._store.apply(change, start.offset, *other)
+        if applied.done:
+            self._count(change)
+            _say_late(change)
+        return applied.done
 
     def _other_id(self, topic: wire.Topic) -> str:
         """The topic that changes the same users; items change no user, so only their own position guards them."""

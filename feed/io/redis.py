@@ -148,7 +148,7 @@ class Change:
 
     `taken`: what was taken, after what. `pending`: what is open of these users now; `marks` None: the partition has none.
     `events`: those that were folded. `newest`: the newest event time (seconds since 1970, 0 if there is none).
-    `marks_before`: those it was computed from.
+    `marks_before`: those it was computed from. `repeats`: events that came again.
     """
 
     position: Position
@@ -162,6 +162,7 @@ class Change:
     events: list[Event] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     newest: float = 0.0
+    repeats: int = 0
 
 
 @dataclass(frozen=True)
