@@ -5,6 +5,7 @@ makes values that differ from such a one in a single place, which is just outsid
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
@@ -53,10 +54,13 @@ def within(kind: Any) -> st.SearchStrategy[Any]:
 @st.composite
 def beyond(draw: st.DrawFn, kind: Any) -> Any:
     """JSON values that this type does not take, wrong in one place."""
-    info = inspect.type_info(kind)
-    message = draw(_within(info))
-    places = list(_places(info, message))
-    set_wrong, wrong = draw(st.sampled_from(places))
+    return draw(wrong_in_one_place(kind, draw(within(kind))))
+
+
+@st.composite
+def wrong_in_one_place(draw: st.DrawFn, kind: Any, message: dict[str, Any]) -> Any:
+    """A message that the type takes, made wrong in one place; `message` itself is changed."""
+    set_wrong, wrong = draw(st.sampled_from(list(_places(inspect.type_info(kind), message))))
     set_wrong(draw(wrong))
     return message
 
@@ -131,8 +135,8 @@ def _text(least: int, most: int) -> st.SearchStrategy[str]:
 
 
 def _ends(info: Any) -> tuple[Any, Any]:
-    least = info.ge if info.ge is not None else info.gt
-    most = info.le if info.le is not None else info.lt
+    least = math.nextafter(info.gt, math.inf) if info.gt is not None else info.ge
+    most = math.nextafter(info.lt, -math.inf) if info.lt is not None else info.le
     if least is None or most is None:
         raise TypeError(f"the wire has a number without a bound: {info}")
     return least, most
@@ -159,6 +163,9 @@ def _places(info: Any, message: Any) -> Iterator[tuple[Callable[[Any], None], st
         for one in types:
             if isinstance(one, inspect.StructType) and isinstance(value, dict):
                 yield from _places(one, value)
+            if isinstance(one, inspect.TupleType) and isinstance(value, list):
+                for place, item in enumerate(one.item_types):
+                    yield _putter(value, place), _wrong(item)
             if isinstance(one, inspect.VarTupleType) and isinstance(value, list) and value:
                 first = len(value) // 2
                 value[first] = dict(value[first]) if isinstance(value[first], dict) else value[first]
@@ -185,7 +192,8 @@ def _just_beyond(info: Any) -> list[Any]:
     match info:
         case inspect.StrType():
             short = ["" * (info.min_length - 1)] if info.min_length else []
-            return [*NOT_TEXT, *short, *(one * (info.max_length + 1) for one in ("x", "🙂"))]
+            long = [one * (info.max_length + 1) for one in ("x", "🙂")] if info.max_length else []
+            return [*NOT_TEXT, *short, *long]
         case inspect.IntType():
             least, most = _ends(info)
             return [*NOT_NUMBERS, least - 1, most + 1, 2**64, -(2**64), 10**199, FAR, 0.5, 1e300]
@@ -207,6 +215,8 @@ def _just_beyond(info: Any) -> list[Any]:
                     *({"k": wrong} for wrong in _just_beyond_all(info.value_type)), *many]  # fmt: skip
         case inspect.VarTupleType():
             return [{}, "x", 1, [None], *([[]] if info.min_length else [])]
+        case inspect.TupleType():
+            return [{}, "x", 1, [], [None] * len(info.item_types)]
         case inspect.DateTimeType():
             return list(NOT_TIMES)
         case inspect.LiteralType():
