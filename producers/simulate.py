@@ -4,7 +4,6 @@ With no options it joins the world that the system was seeded with. Ctrl-C stops
 """
 
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -164,7 +163,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        run(lambda: typer.run(main))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(lambda: typer.run(main))

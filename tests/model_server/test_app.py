@@ -213,12 +213,17 @@ def test_an_impossible_user_id_is_refused(filled):
     serve(*filled, scenario)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])  # which a script's shell has its background jobs ignore
 def test_the_process_serves_until_it_is_told_to_stop(filled, how):
     url, path = filled
     port = embedded.free_port()
     environment = {**os.environ, "FEED_REDIS": url, "FEED_REGISTRY": str(path), "FEED_SERVER_PORT": str(port)}
-    process = subprocess.Popen([sys.executable, "model_server/main.py"], cwd=ROOT, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "model_server/main.py"],
+        cwd=ROOT,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
     try:
         transport = httpx.HTTPTransport(retries=8)  # the pauses between them double: half a minute in all
         with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:

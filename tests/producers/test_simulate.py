@@ -286,7 +286,8 @@ def test_with_no_options_the_command_joins_and_its_report_adds_up(system: Settin
     assert "share of best" in done.stdout
 
 
-def test_ctrl_c_ends_it_in_order_with_everything_acknowledged(system: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("as_started", [signal.SIG_DFL, signal.SIG_IGN])  # ignored: by a script, in its background
+def test_ctrl_c_ends_it_in_order_with_everything_acknowledged(system: Settings, tmp_path: Path, as_started: int) -> None:
     report = tmp_path / "report.json"
     process = subprocess.Popen(
         command(system, f"--report={report}"),
@@ -294,6 +295,7 @@ def test_ctrl_c_ends_it_in_order_with_everything_acknowledged(system: Settings, 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, as_started),
     )
     assert process.stdout is not None
     assert "in the world" in process.stdout.readline()  # the first line of figures: it runs
