@@ -143,7 +143,7 @@ class LocalSystem:
         command: tuple[str, ...] = (sys.executable, "-m", "deploy.embedded", kind, "--port", port)
         if kind == "redis":
             command += ("--dir", str(self._state / "redis"))
-        check = (sys.executable, str(ROOT / "deploy" / "health.py"), "port", port)
+        check = ("bash", "-c", f"exec 3<>/dev/tcp/{LOOPBACK}/{port}")  # it listens
         return replace(service, command=command, check=check, environment={}, volumes={})
 
     def _forget(self) -> None:

@@ -66,7 +66,7 @@ def test_the_heartbeat_of_a_killed_process_is_not_taken_for_the_new_ones(tmp_pat
           build: .
           restart: unless-stopped
           command: [python, -c, "{beat}open(file, 'w'); {FOREVER}"]
-          healthcheck: {{test: [CMD, python, {ROOT / "deploy" / "health.py"}, agent]}}
+          healthcheck: {{test: [CMD, bash, {ROOT / "deploy" / "health.sh"}, agent]}}
         """
     running, said = system(tmp_path, services)
     with running:
