@@ -59,6 +59,6 @@ def run(command: Callable[[], None]) -> None:
 
 
 def obey_interrupts() -> None:
-    """Let SIGINT end this process also where it was started with SIGINT ignored, as a script's shell starts its background jobs."""
+    """Let SIGINT end this process where it was started with SIGINT ignored, as scripts' shells start their background jobs."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
