@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -30,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 # noise: with four in five in one run of eight.
 DRIFT_SIZE = 1.0
 LEAST_EVIDENCE = 1000  # requests that a trial must have judged to show how trials go
+LATE_SECONDS = 5.0  # a feed that is older does not show what the model is worth
 SPAN = 10.0  # seconds of a line of the timeline, as the audience's report has them
 console = Console(highlight=False)
 
@@ -116,8 +118,23 @@ def conclude(report: dict[str, Any], watch: Watch, outcome: Outcome, drift_at: i
         "no drift was alerted: raise --seconds": any(h.at > report["began"] + drift_at for h in watch.kinds("alert")),
         f"{LIKES} likes of {outcome.category} did not raise its share of the top {TOP} above the twin's": after > twin,
     }
+    lag = lagged(report)
+    if lag is not None:
+        console.print(f"[bold red]{lag}[/]", soft_wrap=True)
     if unseen := [what for what, seen in to_be_seen.items() if not seen]:
-        raise FeedError("not seen in this run: " + "; ".join(unseen))
+        raise FeedError("not seen in this run: " + "; ".join(unseen) + ("" if lag is None else f". But {lag}"))
+
+
+def lagged(report: Mapping[str, Any]) -> str | None:
+    """That the feeds lagged in this run, and how far, in words; None if they did not."""
+    age = report["feed_age"]
+    if age["p95"] <= LATE_SECONDS:
+        return None
+    return (
+        f"feeds lagged: {age['older_than_5_s']:.0%} of the requests saw a feed that did not know what its user had done more "
+        f"than 5 s before (its age: p50 {age['p50']:.1f} s, p95 {age['p95']:.1f} s). The figures are of late feeds, not of the "
+        "model: lower --rate, or stop other processes of this machine"
+    )
 
 
 def _ahead(arms: Arms) -> bool:
