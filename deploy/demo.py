@@ -31,7 +31,6 @@ ROOT = Path(__file__).parents[1]
 # noise: with four in five in one run of eight.
 DRIFT_SIZE = 1.0
 LEAST_EVIDENCE = 1000  # requests that a trial must have judged to show how trials go
-LATE_SECONDS = 5.0  # a feed that is older does not show what the model is worth
 SPAN = 10.0  # seconds of a line of the timeline, as the audience's report has them
 console = Console(highlight=False)
 
@@ -127,13 +126,14 @@ def conclude(report: dict[str, Any], watch: Watch, outcome: Outcome, drift_at: i
 
 def lagged(report: Mapping[str, Any]) -> str | None:
     """That the feeds lagged in this run, and how far, in words; None if they did not."""
-    age = report["feed_age"]
-    if age["p95"] <= LATE_SECONDS:
+    age, late = report["feed_age"], [span["from"] for span in report["timeline"] if story.late(span)]
+    if not late:
         return None
     return (
-        f"feeds lagged: {age['older_than_5_s']:.0%} of the requests saw a feed that did not know what its user had done more "
-        f"than 5 s before (its age: p50 {age['p50']:.1f} s, p95 {age['p95']:.1f} s). The figures are of late feeds, not of the "
-        "model: lower --rate, or stop other processes of this machine"
+        f"feeds lagged in {len(late)} of {len(report['timeline'])} lines of the timeline: {age['older_than_5_s']:.0%} of all "
+        "requests saw a feed that did not know what its user had done more than 5 s before (its age: "
+        f"p50 {age['p50']:.1f} s, p95 {age['p95']:.1f} s). Shares of the best are then those of late feeds, not of the model: "
+        "lower --rate, or stop other processes of this machine"
     )
 
 

@@ -28,13 +28,15 @@ def top(*categories: str) -> list[Item]:
     return [Item(item_id=k, category=category) for k, category in enumerate(categories)]
 
 
+FRESH = {"requests": 90, "p50": 0.0, "p95": 1.2, "older_than_5_s": 0.01}
+LATE = {"requests": 90, "p50": 0.4, "p95": 31.2, "older_than_5_s": 0.41}
 LIKED = Outcome("art", before=top("news", "art"), after=top("art", "art"), twin=top("news", "art"))
 NOT_LIKED = Outcome("art", before=top("news", "art"), after=top("news", "art"), twin=top("news", "art"))
 
 
 def span(start: float, learned: float, popular: float) -> dict[str, object]:
     """Of the best possible click-through in ten seconds."""
-    return {"from": start, "learned": [10, learned, 1.0], "popular": [10, popular, 1.0]}
+    return {"from": start, "learned": [10, learned, 1.0], "popular": [10, popular, 1.0], "feed_age": FRESH}
 
 
 SPANS = [span(10.0 * k, learned, 0.25) for k, learned in enumerate((0.6, 0.8, 0.1, 0.3, 0.5, 0.9))]
@@ -47,14 +49,12 @@ def said(monkeypatch) -> io.StringIO:
     return shown
 
 
-FRESH = {"requests": 900, "p50": 0.0, "p95": 1.2, "older_than_5_s": 0.01}
-LATE = {"requests": 900, "p50": 0.4, "p95": 31.2, "older_than_5_s": 0.41}
-
-
-def conclude(arms=AHEAD, happened=HAPPENED, outcome=LIKED, seconds=60.0, spans=SPANS, age=FRESH) -> None:
+def conclude(arms=AHEAD, happened=HAPPENED, outcome=LIKED, seconds=60.0, spans=SPANS, late=0) -> None:
+    """`late`: in so many spans, the first ones, the feeds lagged."""
+    spans = [*({**span, "feed_age": LATE} for span in spans[:late]), *spans[late:]]
     watch = Watch(Settings(), Console(file=io.StringIO()))
     watch.happened = list(happened)
-    report = {"arms": arms, "timeline": spans, "began": BEGAN, "seconds": seconds, "feed_age": age}
+    report = {"arms": arms, "timeline": spans, "began": BEGAN, "seconds": seconds, "feed_age": LATE if late else FRESH}
     demo.conclude(report, watch, outcome, DRIFT_AT)
 
 
@@ -100,16 +100,16 @@ def test_a_run_that_missed_one_thing_says_which_and_what_to_change(said, run, sa
 
 
 def test_a_run_with_late_feeds_says_that_its_figures_are_not_the_models(said):
-    conclude(age=LATE)
+    conclude(late=2)
     text = said.getvalue()
-    assert "feeds lagged: 41% of the requests saw a feed" in text
+    assert "feeds lagged in 2 of 6 lines of the timeline: 41% of all requests saw a feed" in text
     assert "p50 0.4 s, p95 31.2 s" in text
     assert "lower --rate" in text
 
 
 def test_what_a_run_with_late_feeds_missed_is_not_blamed_on_the_model(said):
-    [missing] = missed(arms=BEHIND, age=LATE)
-    assert missing.startswith("the learned arm is not ahead of the popular one. But feeds lagged: 41%")
+    [missing] = missed(arms=BEHIND, late=1)
+    assert missing.startswith("the learned arm is not ahead of the popular one. But feeds lagged in 1 of 6")
 
 
 def test_a_run_that_missed_everything_names_all_of_it(said):
