@@ -216,7 +216,11 @@ def main() -> None:
         app = transport.make_app("features", configuration)
         for topic in (wire.ITEMS, wire.USERS):
             transport.consume(app, topic, agent.apply)
-        transport.consume(app, wire.INTERACTIONS, Lag("features lag behind the events").timed(agent.apply))
+        lag = Lag(
+            "features lag behind the events",
+            "a log sent at full speed is caught up with; else send fewer events, stop other processes, or set the sender's clock",
+        )
+        transport.consume(app, wire.INTERACTIONS, lag.timed(agent.apply))
         transport.every(app, 5.0, lambda: agent.send_left_over(transport.assigned(app)))
         transport.every(app, LOOK_SECONDS, lambda: agent.close_idle(transport.assigned(app)))
         transport.run(app)

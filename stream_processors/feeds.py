@@ -175,7 +175,7 @@ def main() -> None:
     async def catch_up() -> None:
         await everybody.catch_up(lambda: {tp.partition for tp in transport.assigned(app)})
 
-    lag = Lag("feeds lag behind the features")
+    lag = Lag("feeds lag behind the features", "send fewer events, or stop other processes of this machine")
     transport.consume(app, wire.FEATURE_UPDATES, lag.timed(agent.apply))
     transport.every(app, LOOK_SECONDS, agent.refresh)
     transport.every(app, FOLLOW_SECONDS, agent.follow)

@@ -13,7 +13,6 @@ log = structlog.get_logger()
 
 LATE_SECONDS = 5.0
 SAY_SECONDS = 10.0  # between two lines
-REMEDY = "send fewer events, or stop other processes of this machine; records also seem to wait where a sender's clock is slow"
 
 
 class Lag:
@@ -23,9 +22,9 @@ class Lag:
     was there, or because its sender (a mirror, a replay) gave it a time of its own.
     """
 
-    def __init__(self, event: str, clock: Callable[[], float] = time.time) -> None:
-        """`event`: what is said, the line's first words."""
-        self._event, self._clock = event, clock
+    def __init__(self, event: str, remedy: str, clock: Callable[[], float] = time.time) -> None:
+        """`event` and `remedy`: what is said beside the figures."""
+        self._event, self._remedy, self._clock = event, remedy, clock
         self._began = clock()
         self._say_next = self._began
         self._waits: list[float] = []
@@ -51,6 +50,6 @@ class Lag:
         if now - sent > LATE_SECONDS and now >= self._say_next:
             p50, p95 = np.quantile(self._waits, (0.5, 0.95)).round(1).tolist()
             late = sum(wait > LATE_SECONDS for wait in self._waits) / len(self._waits)
-            log.warning(self._event, p50_seconds=p50, p95_seconds=p95, share_of_batches=f"{late:.0%}", remedy=REMEDY)
+            log.warning(self._event, p50_seconds=p50, p95_seconds=p95, share_of_batches=f"{late:.0%}", remedy=self._remedy)
             self._say_next = now + SAY_SECONDS
             self._waits.clear()
