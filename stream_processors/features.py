@@ -218,7 +218,7 @@ def main() -> None:
             transport.consume(app, topic, agent.apply)
         lag = Lag(
             "features lag behind the events",
-            "a log sent at full speed is caught up with; else send fewer events, stop other processes, or set the sender's clock",
+            "a log sent at full speed is caught up with; else send fewer events, stop other processes, or set senders' clocks",
         )
         transport.consume(app, wire.INTERACTIONS, lag.timed(agent.apply))
         transport.every(app, 5.0, lambda: agent.send_left_over(transport.assigned(app)))
