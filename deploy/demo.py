@@ -121,7 +121,9 @@ def conclude(report: dict[str, Any], watch: Watch, outcome: Outcome, drift_at: i
     if lag is not None:
         console.print(f"[bold red]{lag}[/]", soft_wrap=True)
     if unseen := [what for what, seen in to_be_seen.items() if not seen]:
-        raise FeedError("not seen in this run: " + "; ".join(unseen) + ("" if lag is None else f". But {lag}"))
+        raise FeedError(
+            "not seen in this run: " + "; ".join(unseen) + ("" if lag is None else ". But the feeds lagged, as said above")
+        )
 
 
 def lagged(report: Mapping[str, Any]) -> str | None:

@@ -109,7 +109,8 @@ def test_a_run_with_late_feeds_says_that_its_figures_are_not_the_models(said):
 
 def test_what_a_run_with_late_feeds_missed_is_not_blamed_on_the_model(said):
     [missing] = missed(arms=BEHIND, late=1)
-    assert missing.startswith("the learned arm is not ahead of the popular one. But feeds lagged in 1 of 6")
+    assert missing == "the learned arm is not ahead of the popular one. But the feeds lagged, as said above"
+    assert "feeds lagged in 1 of 6 lines" in said.getvalue()
 
 
 def test_a_run_that_missed_everything_names_all_of_it(said):
