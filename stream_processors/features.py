@@ -23,6 +23,7 @@ from feed.io.redis import TRANSIENT, Change, FeatureStore, claim_topics, connect
 from feed.wire import Position
 from stream_processors import transport
 from stream_processors.folder import Folder
+from stream_processors.lag import Lag
 from stream_processors.transport import Batch
 
 log = structlog.get_logger()
@@ -236,8 +237,13 @@ def main() -> None:
     with kafka.Sender(configuration.kafka) as sender, closing(tail):
         agent = FeaturesAgent(FeatureStore(client), sender, folder, topic_ids, tail, configuration.idle_seconds)
         app = transport.make_app("features", configuration)
-        for topic in (wire.ITEMS, wire.USERS, wire.INTERACTIONS):
+        for topic in (wire.ITEMS, wire.USERS):
             transport.consume(app, topic, agent.apply)
+        lag = Lag(
+            "features lag behind the events",
+            "a log sent at full speed is caught up with; else send fewer events, stop other processes, or set senders' clocks",
+        )
+        transport.consume(app, wire.INTERACTIONS, lag.timed(agent.apply))
         transport.every(app, 5.0, lambda: agent.send_left_over(transport.assigned(app)))
         transport.every(app, LOOK_SECONDS, lambda: agent.close_idle(transport.assigned(app)))
         transport.run(app)

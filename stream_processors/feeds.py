@@ -29,6 +29,7 @@ from feed.ranking.arms import Policy
 from feed.ranking.live import Live
 from feed.registry import Registry
 from stream_processors import transport
+from stream_processors.lag import Lag
 from stream_processors.transport import Batch
 
 log = structlog.get_logger()
@@ -198,7 +199,8 @@ def main() -> None:
     async def catch_up() -> None:
         await everybody.catch_up(lambda: {tp.partition for tp in transport.assigned(app)})
 
-    transport.consume(app, wire.FEATURE_UPDATES, agent.apply)
+    lag = Lag("feeds lag behind the features", "send fewer events, or stop other processes of this machine")
+    transport.consume(app, wire.FEATURE_UPDATES, lag.timed(agent.apply))
     transport.every(app, LOOK_SECONDS, agent.refresh)
     transport.every(app, FOLLOW_SECONDS, agent.follow)
     transport.every(app, LOOK_SECONDS, catch_up)

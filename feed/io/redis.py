@@ -231,6 +231,12 @@ def claim_topics(client: redis.Redis, topic_ids: Mapping[str, str]) -> None:
             )
 
 
+def read_topics(client: redis.Redis) -> dict[str, str]:
+    """The ids of the topics that this state is computed from, by name; empty if it is computed from none."""
+    value = cast("bytes | None", client.get("topics"))
+    return {} if value is None else cast("dict[str, str]", json.loads(value))
+
+
 class FeatureStore:
     """Users, items, positions and outboxes in Redis. For one thread at a time (`refresh_items` keeps a cursor)."""
 
