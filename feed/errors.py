@@ -1,7 +1,7 @@
 """One base class for everything a user of Feedloop can get wrong; each message names the offender and the remedy."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class FeedError(Exception):
@@ -26,6 +26,14 @@ class OtherCatalogue(FeedError):
 
 class OtherLog(FeedError):
     """The state was computed from a topic that is not there any more (recreated, or another broker's)."""
+
+
+class Lost(FeedError):
+    """Keys of Redis are missing that were there, or hold what cannot be read: the state is to be computed anew from the log."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__(f"keys in Redis are missing or cannot be read: {', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}")
+        self.keys = keys
 
 
 class BadModel(FeedError):
