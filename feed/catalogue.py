@@ -6,29 +6,27 @@
 from typing import Annotated
 
 from msgspec import Meta, Struct
-from msgspec.structs import force_setattr
 
-from feed.events import Id, Text, Time
+from feed.events import Attributes, Id, Text, Time, ids_to_text, times_to_utc
 
-Attribute = Text | int | float
-Attributes = Annotated[dict[Text, Attribute], Meta(max_length=64)]
+TITLE_LENGTH = 1024  # characters
+MOST_TAGS = 64
 
 
 class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One item: `title` is for display only, everything else is a feature."""
 
     item_id: Id
-    title: Annotated[str, Meta(max_length=1024)] | None = None
+    title: Annotated[str, Meta(max_length=TITLE_LENGTH)] | None = None
     created_at: Time | None = None
     category: Text | None = None
-    tags: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
+    tags: Annotated[tuple[Text, ...], Meta(max_length=MOST_TAGS)] = ()
     creator_id: Id | None = None
     attributes: Attributes = {}
 
     def __post_init__(self) -> None:
-        force_setattr(self, "item_id", str(self.item_id))
-        if self.creator_id is not None:
-            force_setattr(self, "creator_id", str(self.creator_id))
+        ids_to_text(self, "item_id", "creator_id")
+        times_to_utc(self, "created_at")
 
     @property
     def created(self) -> float | None:
@@ -48,4 +46,5 @@ class User(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attributes: Attributes = {}
 
     def __post_init__(self) -> None:
-        force_setattr(self, "user_id", str(self.user_id))
+        ids_to_text(self, "user_id")
+        times_to_utc(self, "signed_up_at")

@@ -6,7 +6,6 @@ user's events to the same partition.
 """
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +16,8 @@ from feed.catalogue import Item, User
 from feed.errors import Unreadable
 from feed.events import Event
 
-LARGEST = 2 * 1024 * 1024  # bytes: a record of 1 MiB, in base64, with what is said about it
+LARGEST_MESSAGE = 1024 * 1024  # bytes of an event, item or user: what a broker takes unless it is told otherwise
+LARGEST = 2 * LARGEST_MESSAGE  # bytes of any record: a message, in base64, with what is said about it
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,6 @@ class DeadLetter(Struct, frozen=True):
 
 encode = msgspec.json.Encoder().encode
 
-_START = datetime(1970, 1, 1, tzinfo=UTC)
-
 _event = msgspec.json.Decoder(Event)
 _item = msgspec.json.Decoder(Item)
 _user = msgspec.json.Decoder(User)
@@ -91,20 +89,17 @@ _letter = msgspec.json.Decoder(DeadLetter)
 
 def decode_event(value: bytes | None) -> Event:
     """The event in `value`. Raises `Unreadable`."""
-    event: Event = _decode(_event, value, "event")
-    if event.occurred_at < _START:
-        raise Unreadable(f"not a valid event: occurred_at {event.occurred_at.isoformat()} is before 1970")
-    return event
+    return _decode(_event, value, "event", LARGEST_MESSAGE)  # type: ignore[no-any-return]
 
 
 def decode_item(value: bytes | None) -> Item:
     """The item in `value`. Raises `Unreadable`."""
-    return _decode(_item, value, "item")  # type: ignore[no-any-return]
+    return _decode(_item, value, "item", LARGEST_MESSAGE)  # type: ignore[no-any-return]
 
 
 def decode_user(value: bytes | None) -> User:
     """The user in `value`. Raises `Unreadable`."""
-    return _decode(_user, value, "user")  # type: ignore[no-any-return]
+    return _decode(_user, value, "user", LARGEST_MESSAGE)  # type: ignore[no-any-return]
 
 
 def decode_update(value: bytes | None) -> FeatureUpdate:
@@ -117,12 +112,14 @@ def decode_letter(value: bytes | None) -> DeadLetter:
     return _decode(_letter, value, "dead letter")  # type: ignore[no-any-return]
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], value: bytes | None, what: str) -> Any:
+def _decode(decoder: msgspec.json.Decoder[Any], value: bytes | None, what: str, most: int = LARGEST) -> Any:
     if value is None:
         raise Unreadable(f"no {what}: the record has no value")
+    if len(value) > most:
+        raise Unreadable(f"not a valid {what}: it has {len(value):,} bytes, at most {most:,} are possible")
     try:
         return decoder.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is a DecodeError
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # a ValidationError is a DecodeError
         raise Unreadable(f"not a valid {what} (schema version 1, docs/event-schema.md): {error}") from error
 
 

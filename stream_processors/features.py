@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from feed import logs, settings, wire
 from feed.errors import FeedError, Lost, run
@@ -23,6 +24,7 @@ from feed.io.redis import TRANSIENT, WIPING, Change, FeatureStore, FoldStore, St
 from feed.wire import Position
 from stream_processors import keeper, transport
 from stream_processors.folder import Folder
+from stream_processors.lag import Lag
 from stream_processors.transport import Batch
 
 log = structlog.get_logger()
@@ -110,16 +112,44 @@ class FeaturesAgent:
         if records:
             if topic is wire.INTERACTIONS:
                 self._refresh()
-            end = Position(*place, batch.end)
-            change = self._folder.fold(topic, records, end, self._store, self._table)
-            if batch.again:  # what it caused was sent then
-                change.messages = [message for message in change.messages if message.topic == wire.FEATURE_UPDATES.name]
-            if not self._store.apply(change, position, other[0], standing.offsets[other], standing.epoch).done:
+            if not self._apply(batch, topic, records, Position(*place, position), batch.end, standing):
                 return None
-            self._count(change)
-            _say_late(change)
         self.send_outbox(topic.name, partition)
         return int(batch.end)
+
+    def _apply(
+        self, batch: Batch, topic: wire.Topic, records: Sequence[Any], start: Position, end: int, standing: Standing
+    ) -> bool:
+        """Apply records of `batch` that reach from `start` to `end`; False if somebody else has moved a position.
+
+        If they cannot be folded they are applied in halves, until the guilty record is alone and is set aside.
+        """
+        reached = replace(start, offset=end)
+        other = self._other_id(topic)
+        found = start.offset if topic is wire.ITEMS else standing.offsets[other, start.partition]
+
+        def apply(change: Change) -> bool:
+            if batch.again:  # what it caused was sent then
+                change.messages = [message for message in change.messages if message.topic == wire.FEATURE_UPDATES.name]
+            return self._store.apply(change, start.offset, other, found, standing.epoch).done
+
+        try:
+            change = self._folder.fold(topic, records, reached, self._store, self._table)
+            applied = apply(change)
+        except (*TRANSIENT, FeedError, MemoryError):
+            raise
+        except Exception as error:
+            if len(records) > 1:
+                half = len(records) // 2
+                middle = replace(start, offset=records[half].offset)
+                first = self._apply(batch, topic, records[:half], start, middle.offset, standing)
+                return first and self._apply(batch, topic, records[half:], middle, end, standing)
+            change = self._folder.set_aside(topic, records[0], reached, error)
+            applied = apply(change)
+        if applied:
+            self._count(change)
+            _say_late(change)
+        return applied
 
     def _standing(self, *places: tuple[str, int]) -> Standing:
         """What `positions` says now."""
@@ -242,6 +272,10 @@ def main() -> None:
     client = connect(configuration.redis)
     require_no_eviction(client, configuration.redis)
     folder = Folder(configuration.partitions, configuration.future_seconds, configuration.attribution_seconds)
+    lag = Lag(
+        "features lag behind the events",
+        "a log sent at full speed is caught up with; else send fewer events, stop other processes, or set senders' clocks",
+    )
     app = transport.make_app("features", configuration)
     consumed = (wire.ITEMS, wire.USERS, wire.INTERACTIONS)
     tails = {topic.name: kafka.Tail(configuration.kafka, topic) for topic in consumed}
@@ -256,8 +290,9 @@ def main() -> None:
             FoldStore(client), sender, folder, topic_ids, tails[wire.INTERACTIONS.name], configuration.idle_seconds,
             report=watched.report,
         )  # fmt: skip
-        for topic in consumed:
-            transport.consume(app, topic, agent.apply)
+        transport.consume(app, wire.ITEMS, agent.apply)
+        transport.consume(app, wire.USERS, agent.apply)
+        transport.consume(app, wire.INTERACTIONS, lag.timed(agent.apply))
         transport.every(app, keeper.LOOK_SECONDS, lambda: watched.look(transport.consumer(app)))
         transport.every(app, 5.0, lambda: agent.send_left_over(transport.assigned(app)))
         transport.every(app, LOOK_SECONDS, lambda: agent.close_idle(transport.assigned(app)))

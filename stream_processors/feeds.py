@@ -11,6 +11,7 @@ older feed. So batches may be repeated, and a batch is acknowledged when its fee
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -19,7 +20,8 @@ import structlog
 import torch
 
 from feed import logs, settings, wire
-from feed.errors import NoChampion, Unreadable, run
+from feed.errors import FeedError, NoChampion, Unreadable, run
+from feed.features import UserState
 from feed.io import kafka
 from feed.io.feeds import FeedStore
 from feed.io.redis import TRANSIENT, FeatureStore, connect
@@ -27,6 +29,7 @@ from feed.ranking.arms import Policy
 from feed.ranking.live import Live
 from feed.registry import Registry
 from stream_processors import transport
+from stream_processors.lag import Lag
 from stream_processors.transport import Batch
 
 log = structlog.get_logger()
@@ -44,6 +47,7 @@ class FeedsAgent:
         self._live, self._features, self._feeds = live, features, feeds
         self._turn = asyncio.Lock()  # of batches and of `Everybody`: who waits longest is next
         self._ailing: dict[str, str] = {}  # what is not done at the moment, and why
+        self.set_aside = 0  # users who could not be ranked, so far
 
     async def apply(self, batch: Batch) -> None:
         """Rank the batch's users, waiting for Redis and for a champion as long as it takes; then acknowledge it."""
@@ -62,8 +66,25 @@ class FeedsAgent:
         written = 0
         for start in range(0, len(users), USERS_AT_ONCE):
             states = self._features.users(users[start : start + USERS_AT_ONCE])
-            written += self._feeds.write(self._live.rank([state for state in states if state is not None]))
+            written += self._write([state for state in states if state is not None])
         return written
+
+    def _write(self, states: Sequence[UserState]) -> int:
+        """Rank and write; those who cannot be ranked are found by halves and left with the feed that they have."""
+        try:
+            return self._feeds.write(self._live.rank(states))
+        except (*TRANSIENT, NoChampion):
+            raise
+        except Exception as error:
+            if len(states) > 1:
+                half = len(states) // 2
+                return self._write(states[:half]) + self._write(states[half:])
+            self.set_aside += 1
+            log.error(
+                "a user whom this code cannot rank is set aside: a programming error, please report it",
+                user=states[0].get("user_id"), set_aside=self.set_aside, exc_info=error,
+            )  # fmt: skip
+            return 0
 
     async def rank_between(self, users: Sequence[str]) -> int:
         """As `rank`, when no batch is being ranked."""
@@ -79,13 +100,17 @@ class FeedsAgent:
         await self._or_say("the champion is not followed", self._live.follow)
 
     async def _or_say(self, ailing: str, act: Callable[[], None]) -> None:
-        """Redis or the registry's files (a folder without permission, say) cannot be read: said once, until they can."""
+        """What fails, as when Redis or the registry's files (a folder without permission) cannot be read, is said once."""
         try:
             await asyncio.to_thread(act)
             self._ailing.pop(ailing, None)
-        except TRANSIENT as error:
+        except Exception as error:
             if self._ailing.get(ailing) != repr(error):
-                log.warning(ailing, error=str(error) or repr(error), still_ranking_with=self._live.version)
+                expected = isinstance(error, (*TRANSIENT, FeedError))
+                log.log(
+                    logging.WARNING if expected else logging.ERROR, ailing, error=str(error) or repr(error),
+                    still_ranking_with=self._live.version, exc_info=None if expected else error,
+                )  # fmt: skip
             self._ailing[ailing] = repr(error)
 
 
@@ -174,7 +199,8 @@ def main() -> None:
     async def catch_up() -> None:
         await everybody.catch_up(lambda: {tp.partition for tp in transport.assigned(app)})
 
-    transport.consume(app, wire.FEATURE_UPDATES, agent.apply)
+    lag = Lag("feeds lag behind the features", "send fewer events, or stop other processes of this machine")
+    transport.consume(app, wire.FEATURE_UPDATES, lag.timed(agent.apply))
     transport.every(app, LOOK_SECONDS, agent.refresh)
     transport.every(app, FOLLOW_SECONDS, agent.follow)
     transport.every(app, LOOK_SECONDS, catch_up)
