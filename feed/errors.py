@@ -3,7 +3,7 @@
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -29,6 +29,14 @@ class OtherCatalogue(FeedError):
 
 class OtherLog(FeedError):
     """The state was computed from a topic that is not there any more (recreated, or another broker's)."""
+
+
+class Lost(FeedError):
+    """Keys of Redis are missing that were there, or hold what cannot be read: the state is to be computed anew from the log."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__(f"keys in Redis are missing or cannot be read: {', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}")
+        self.keys = keys
 
 
 class BadModel(FeedError):

@@ -1,42 +1,64 @@
 """What Redis holds, and the one script that changes it: key names live here (feeds: `feed.io.feeds`).
 
     user:{id}                       JSON: that user's features
-    item:{id}                       hash: `content` (JSON), integer counts (see feed.features.counts), how often `taken`
+    item:{id}                       hash: `content` (JSON), integer counts (see feed.features.counts), how often `taken`, and of
+                                    how many fields its `near` hash is
     near:{id}                       hash: what the item was taken after: item id -> amount, an integer (see feed.features.near)
-    items:changed                   sorted set: item ids by the number of their last change
-    clock                           newest event time, seconds since 1970
-    position:{topic id}:{partition} next offset to apply
+    items:changed                   sorted set: ids of described items by the number of their last change
+    members:{partition}             set: ids of the partition's users
     outbox:{topic id}:{partition}   stream: messages that applied batches caused and that are not yet known to be sent
     open:{topic id}:{partition}     hash: user -> JSON: impressions whose attribution window is open (feed.attribution)
     due:{topic id}:{partition}      sorted set: those users by the partition's time at which something of theirs ends
-    marks:{topic id}:{partition}    JSON: the partition's clock, its next example's number, engagements that were too late
+    positions                       hash, of everything that must not be lost by itself:
+      {topic id}:{partition}          next offset to apply
+      marks:{topic id}:{partition}    JSON: the partition's clock, its next example's number, engagements that were too late
+      clock                           newest event time, seconds since 1970
+      stamp                           number of the last change of an item
+      items:changed, members:…, open:…, outbox:…   how many entries the key of that name has
+      epoch, state, …                 whether this is whole, and since when (see feed.io.recovery)
     topics, catalogue               JSON: the topics, and the world or log, that this state was computed from
 
 A batch is applied by compare-and-set on positions: its own, and that of the other topic that changes the same users
 (`interactions` and `users` share partitions). So of two workers that believe to own a partition only one can write, and
 nothing is applied twice. What is counted of items are increments, because all partitions share them.
+
+A key that has vanished or cannot be read is never taken for one that was not there yet: what says that it should be there is
+kept in another key (`positions`, `members`, `items:changed`), and the script compares before it writes.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
 import redis
 import stamina
 import structlog
+from redis._parsers import BaseParser
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, ReadOnlyError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+    TryAgainError,
+)  # fmt: skip
 from redis.retry import Retry
 
 from feed.attribution import Marks, Pending
 from feed.catalogue import Item
-from feed.errors import BadSetting, FeedError, OtherCatalogue, OtherLog
+from feed.errors import BadSetting, FeedError, Lost, OtherCatalogue, OtherLog
 from feed.events import Event
 from feed.features import ItemTable, UserState, new_user
 from feed.features.counts import oldest_kept
@@ -45,39 +67,101 @@ from feed.wire import Position
 
 log = structlog.get_logger()
 
-# Redis is away, is loading its file, or has restarted and forgotten the script
-TRANSIENT = (ConnectionError, TimeoutError, BusyLoadingError, NoScriptError, ReadOnlyError, OSError)
+
+class Unready(ResponseError):
+    """Redis answers that it cannot do this now: it could not write its file, misses replicas, or runs a script."""
+
+
+# Redis is away, is loading its file, is full, or has restarted and forgotten the script
+TRANSIENT = (
+    ConnectionError, TimeoutError, BusyLoadingError, NoScriptError, ReadOnlyError, OutOfMemoryError, ClusterDownError,
+    MasterDownError, TryAgainError, Unready, OSError,
+)  # fmt: skip
+_UNREADY = dict.fromkeys(("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE"), Unready)  # redis-py knows no class for these
+POSITIONS = "positions"
+# `state` in positions: `wiping`, then `catalogue`, then `ready` (see feed.io.recovery)
+WIPING, CATALOGUE, READY = "wiping", "catalogue", "ready"
 TAKEN = "taken"
+NAMED = 5  # keys in one line of the log
 UNCATALOGUED_SECONDS = 7 * 86400  # counts of an item that no catalogue describes are kept this long after the last event
 TRIM_FIELDS = 600  # item hashes above this many fields lose their expired buckets, at most once per hour of event time
 
-_APPLY = """
--- KEYS: own position, other position, outbox, clock, changed, stamp, open, due, marks, then user keys,
---       then per item: item, near
+# what a script can tell of a key that is missing or is none of ours; `lost` are their names
+SOUND = """
+local lost = {}
+local function require_sound(sound, key) if not sound then lost[#lost + 1] = key end end
+local function held(field) return redis.call('HGET', KEYS[1], field) or '' end
+local function size(command, key)
+  local n = redis.pcall(command, key)
+  return type(n) == 'number' and n or -1
+end
+local function expected(key) return tonumber(held(key)) or 0 end
+local function require_sizes(members, changed, open, due, outbox)
+  require_sound(size('SCARD', members) == expected(members), members)
+  require_sound(size('ZCARD', changed) == expected(changed), changed)
+  require_sound(size('HLEN', open) == expected(open), open)
+  require_sound(size('ZCARD', due) == expected(open), due)
+  require_sound(size('XLEN', outbox) >= expected(outbox), outbox)
+end
+local function require_user(key, member)
+  require_sound(redis.call('TYPE', key).ok == (member and 'string' or 'none'), key)
+end
+local function require_item(key, near, described)
+  require_sound(redis.pcall('HEXISTS', key, 'content') == (described and 1 or 0), key)
+  local fields = redis.pcall('HGET', key, 'near')
+  require_sound(size('HLEN', near) == (type(fields) == 'string' and tonumber(fields) or 0), near)
+end
+"""
+
+_APPLY = (
+    SOUND
+    + """
+-- KEYS: positions, members, outbox, changed, open, due, then user keys, then per item: item, near
 -- ARGV: expected own, expected other, new own, newest event time, number of users, number of items, TTL, trim limit, hour,
 --       oldest bucket kept of 5m, 1h, 1d, marks or '', MessagePack array of (user, what is open or '', when due),
---       marks that these were computed from or '', fields that a near hash may have,
+--       marks that these were computed from or '', fields that a near hash may have, epoch, names of own and other position,
 --       then user values, then per item: id, content or '', 'field=n;field=n', MessagePack array of (item, amount) or '',
 --       then per message: topic, partition, key, value
-local own, other = redis.call('GET', KEYS[1]) or '0', redis.call('GET', KEYS[2]) or '0'
-if own ~= ARGV[1] or other ~= ARGV[2] then return {0, own, other} end
+local positions, members, outbox, changed, open, due = unpack(KEYS, 1, 6)
+local own_name, other_name = ARGV[18], ARGV[19]
+local own = redis.call('HGET', positions, own_name) or '0'
+local other = redis.call('HGET', positions, other_name) or '0'
+if held('epoch') ~= ARGV[17] or held('state') == 'wiping' then return {0, own, other, {}} end
+if own ~= ARGV[1] or other ~= ARGV[2] then return {0, own, other, {}} end
 -- closing an idle partition moves no position: its marks say that it happened
-if ARGV[13] ~= '' and (redis.call('GET', KEYS[9]) or '') ~= ARGV[15] then return {0, own, other} end
+if ARGV[13] ~= '' and held('marks:' .. own_name) ~= ARGV[15] then return {0, own, other, {}} end
 local users, items = tonumber(ARGV[5]), tonumber(ARGV[6])
-for i = 1, users do redis.call('SET', KEYS[9 + i], ARGV[16 + i]) end
-if ARGV[13] ~= '' then redis.call('SET', KEYS[9], ARGV[13]) end
+local first_user, first_item = 6, 6 + users
+local user_values, item_values = 19, 19 + users
+require_sizes(members, changed, open, due, outbox)
+if #lost > 0 then return {0, own, other, lost} end
+for i = 1, users do
+  local key = KEYS[first_user + i]
+  require_user(key, redis.call('SISMEMBER', members, string.sub(key, 6)) == 1)
+end
+for i = 1, items do
+  local described = redis.call('ZSCORE', changed, ARGV[item_values + 4 * i - 3])
+  require_item(KEYS[first_item + 2 * i - 1], KEYS[first_item + 2 * i], described)
+end
+if #lost > 0 then return {0, own, other, lost} end
+for i = 1, users do
+  redis.call('SET', KEYS[first_user + i], ARGV[user_values + i])
+  redis.call('SADD', members, string.sub(KEYS[first_user + i], 6))
+end
+if ARGV[13] ~= '' then redis.call('HSET', positions, 'marks:' .. own_name, ARGV[13]) end
 local pending = cmsgpack.unpack(ARGV[14])
 for i = 1, #pending, 3 do
   if pending[i + 1] == '' then
-    redis.call('HDEL', KEYS[7], pending[i])
-    redis.call('ZREM', KEYS[8], pending[i])
+    redis.call('HDEL', open, pending[i])
+    redis.call('ZREM', due, pending[i])
   else
-    redis.call('HSET', KEYS[7], pending[i], pending[i + 1])
-    redis.call('ZADD', KEYS[8], pending[i + 2], pending[i])
+    redis.call('HSET', open, pending[i], pending[i + 1])
+    redis.call('ZADD', due, pending[i + 2], pending[i])
   end
 end
 local oldest = {['5m'] = tonumber(ARGV[10]), ['1h'] = tonumber(ARGV[11]), ['1d'] = tonumber(ARGV[12])}
 local most = tonumber(ARGV[16])
+local function added(key, name, n) return type(redis.pcall('HINCRBY', key, name, n)) == 'number' end
 local function greater(a, b) return a[2] > b[2] or a[2] == b[2] and a[1] < b[1] end
 local function halve(key)
   local fields, entries = redis.call('HGETALL', key), {}
@@ -85,27 +169,33 @@ local function halve(key)
   table.sort(entries, greater)
   for j = most / 2 + 1, #entries do redis.call('HDEL', key, entries[j][1]) end
 end
-local arg = 16 + users
-local stamp = items > 0 and redis.call('INCR', KEYS[6])
+local arg = item_values
+local stamp = items > 0 and redis.call('HINCRBY', positions, 'stamp', 1)
 for i = 1, items do
-  local key, near = KEYS[8 + users + 2 * i], KEYS[9 + users + 2 * i]
+  local key, near = KEYS[first_item + 2 * i - 1], KEYS[first_item + 2 * i]
   local id, content = ARGV[arg + 1], ARGV[arg + 2]
   if content ~= '' then
     redis.call('HSET', key, 'content', content)
     redis.call('PERSIST', key)
     redis.call('PERSIST', near)
   end
-  for name, n in string.gmatch(ARGV[arg + 3], '([^=;]+)=(%d+)') do redis.call('HINCRBY', key, name, n) end
+  -- a count that is no number: a part is applied by now, which is why the state is computed anew
+  for name, n in string.gmatch(ARGV[arg + 3], '([^=;]+)=(%d+)') do
+    if not added(key, name, n) then return {0, own, other, {key}} end
+  end
   if ARGV[arg + 4] ~= '' then
     local taken_after = cmsgpack.unpack(ARGV[arg + 4])
-    for j = 1, #taken_after, 2 do redis.call('HINCRBY', near, taken_after[j], taken_after[j + 1]) end
+    for j = 1, #taken_after, 2 do
+      if not added(near, taken_after[j], taken_after[j + 1]) then return {0, own, other, {near}} end
+    end
     if redis.call('HLEN', near) > most then halve(near) end
+    redis.call('HSET', key, 'near', redis.call('HLEN', near))
   end
   if content == '' and redis.call('HEXISTS', key, 'content') == 0 then
     redis.call('EXPIRE', key, ARGV[7])
     redis.call('EXPIRE', near, ARGV[7])
   else
-    redis.call('ZADD', KEYS[5], stamp, id)
+    redis.call('ZADD', changed, stamp, id)
   end
   if redis.call('HLEN', key) > tonumber(ARGV[8]) and redis.call('HGET', key, 'trimmed') ~= ARGV[9] then
     for _, name in ipairs(redis.call('HKEYS', key)) do
@@ -117,17 +207,30 @@ for i = 1, items do
   arg = arg + 4
 end
 for i = arg + 1, #ARGV, 4 do
-  redis.call('XADD', KEYS[3], '*', 'topic', ARGV[i], 'partition', ARGV[i + 1], 'key', ARGV[i + 2], 'value', ARGV[i + 3])
+  redis.call('XADD', outbox, '*', 'topic', ARGV[i], 'partition', ARGV[i + 1], 'key', ARGV[i + 2], 'value', ARGV[i + 3])
 end
-if tonumber(ARGV[4]) > tonumber(redis.call('GET', KEYS[4]) or '0') then redis.call('SET', KEYS[4], ARGV[4]) end
-redis.call('SET', KEYS[1], ARGV[3])
-return {1, ARGV[3], other}
+for command, key in pairs({SCARD = members, ZCARD = changed, HLEN = open, XLEN = outbox}) do
+  local n = redis.call(command, key)
+  if n ~= expected(key) then redis.call('HSET', positions, key, n) end
+end
+if tonumber(ARGV[4]) > (tonumber(held('clock')) or 0) then redis.call('HSET', positions, 'clock', ARGV[4]) end
+redis.call('HSET', positions, own_name, ARGV[3])
+return {1, ARGV[3], other, {}}
+"""
+)
+
+_SENT = """
+redis.call('XDEL', KEYS[2], unpack(ARGV))
+if redis.call('HEXISTS', KEYS[1], KEYS[2]) == 1 then redis.call('HSET', KEYS[1], KEYS[2], redis.call('XLEN', KEYS[2])) end
 """
 
 # one call in place of a pipeline of thousands: three times as fast
 _CONTENTS = """
 local contents = {}
-for i, key in ipairs(KEYS) do contents[i] = redis.call('HGET', key, 'content') end
+for i, key in ipairs(KEYS) do
+  local content = redis.pcall('HGET', key, 'content')
+  contents[i] = type(content) == 'table' and '' or content
+end
 return contents
 """
 
@@ -167,11 +270,22 @@ class Change:
 
 @dataclass(frozen=True)
 class Applied:
-    """Whether the change was applied, and the positions found (own and other): unequal to those expected if it was not."""
+    """Whether the change was applied, and the positions found (own and other).
+
+    It was not if they are unequal to those expected, or if the state is not the one any more that the change was computed from.
+    """
 
     done: bool
     own: int
     other: int
+
+
+class Standing(NamedTuple):
+    """What `positions` says. `epoch`: another one means that the state is another one; empty before anything has begun."""
+
+    epoch: str
+    state: str
+    offsets: dict[tuple[str, int], int]  # (topic id, partition): next offset to apply
 
 
 def connect(url: str) -> redis.Redis:
@@ -179,6 +293,7 @@ def connect(url: str) -> redis.Redis:
 
     Its own retries are off: after an error the caller must read its position again first.
     """
+    BaseParser.EXCEPTION_CLASSES.update(_UNREADY)
     try:
         client = redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0))
     except ValueError as error:
@@ -238,20 +353,29 @@ def read_topics(client: redis.Redis) -> dict[str, str]:
 
 
 class FeatureStore:
-    """Users, items, positions and outboxes in Redis. For one thread at a time (`refresh_items` keeps a cursor)."""
+    """Users, items, positions and outboxes in Redis. For one thread at a time (`refresh_items` keeps a cursor).
+
+    What is missing although it was there, or is nothing that was written here, is said once and passed over; `FoldStore`,
+    from which more is computed, stops at it.
+    """
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._apply = client.register_script(_APPLY)
         self._contents = client.register_script(_CONTENTS)
-        self._stamp = 0
+        self._sent = client.register_script(_SENT)
+        self._stamp, self._epoch = 0, ""  # of what `refresh_items` has read
+        self._now = 0.0
+        self._passed_over: set[str] = set()
 
     def users(self, ids: Sequence[str]) -> list[UserState | None]:
         """The users' states, None where nothing is known; features that an older version did not have are as of a new user."""
         values = cast("list[bytes | None]", self._client.mget([f"user:{i}" for i in ids])) if ids else []
-        return [
-            None if value is None else new_user(i) | msgspec.json.decode(value) for i, value in zip(ids, values, strict=True)
-        ]
+        states = [None if value is None else _user(i, value) for i, value in zip(ids, values, strict=True)]
+        self._unreadable(
+            [f"user:{i}" for i, value, s in zip(ids, values, states, strict=True) if value is not None and s is None]
+        )
+        return states
 
     def all_user_ids(self) -> Iterator[str]:
         """Every user of whom anything is known, in no order."""
@@ -261,12 +385,13 @@ class FeatureStore:
     def contents(self, ids: Sequence[str]) -> dict[str, Item]:
         """The catalogue's entries of these items, where there are any."""
         values = self._contents(keys=[f"item:{item_id}" for item_id in ids])
-        return {i: _item(value) for i, value in zip(ids, values, strict=True) if value is not None}
+        items = {i: _item(i, value) for i, value in zip(ids, values, strict=True) if value is not None}
+        self._unreadable([f"item:{i}" for i, item in items.items() if item is None])
+        return {i: item for i, item in items.items() if item is not None}
 
     def counts(self, item_id: str) -> dict[str, int]:
         """The item's counts by field; empty if there are none."""
-        fields = cast("dict[bytes, bytes]", self._client.hgetall(f"item:{item_id}"))
-        return _counts(fields)
+        return _counts(self._hashes([f"item:{item_id}"])[0]) or {}
 
     def load_items(self) -> ItemTable:
         """The whole catalogue, as of now; further `refresh_items` go on from here."""
@@ -276,70 +401,148 @@ class FeatureStore:
         return table
 
     def refresh_items(self, table: ItemTable) -> np.ndarray:
-        """Bring in what changed since the last call; returns int64 rows of the changed items, new ones appended to `table`."""
-        if int(cast("bytes | None", self._client.get("items:stamp")) or 0) < self._stamp:
-            self._stamp = 0  # Redis has come back older than it was: changes are counted anew
-        changed = cast(
-            "list[tuple[bytes, float]]",
-            self._client.zrangebyscore("items:changed", f"({self._stamp}", "+inf", withscores=True),
-        )
+        """Bring in what changed since the last call; returns int64 rows of the changed items, new ones appended to `table`.
+
+        While the catalogue is not there (Redis was emptied, or is being filled anew) the table stays as it is.
+        """
+        epoch, state, stamp = self._fields("epoch", "state", "stamp")
+        if state in (WIPING, CATALOGUE) or (self._epoch and not epoch):
+            return np.array([], np.int64)
+        anew = epoch != self._epoch or self._number(stamp) < self._stamp
+        if anew:  # the state is another one, or has come back older: changes are counted anew
+            self._stamp, self._epoch = 0, epoch
+            self._passed_over.clear()
+        try:
+            found = self._client.zrangebyscore("items:changed", f"({self._stamp}", "+inf", withscores=True)
+        except ResponseError as error:
+            self._none_of_ours("items:changed", error)
+            return np.array([], np.int64)
+        changed = cast("list[tuple[bytes, float]]", found)
         now = self.now()
         rows = []
         for start in range(0, len(changed), 1000):
-            part = [item_id for item_id, _ in changed[start : start + 1000]]
+            part = [item_id.decode() for item_id, _ in changed[start : start + 1000]]
             taken: dict[str, int] = {}
-            for fields in self._hashes([b"item:" + item_id for item_id in part]):
-                item = _item(fields[b"content"])  # only described items are in the set
-                if item != table.by_id.get(item.item_id):
+            unreadable: list[str] = []
+            for item_id, fields in zip(part, self._hashes([f"item:{i}" for i in part]), strict=True):
+                item, counts = _item(item_id, (fields or {}).get(b"content", b"")), _counts(fields)
+                if item is None or counts is None:  # only described items are in the set
+                    unreadable.append(f"item:{item_id}")
+                    continue
+                if item != table.by_id.get(item_id):
                     table.upsert(item)
-                counts = _counts(fields)
-                rows.append(table.set_counts(item.item_id, counts, now))
-                if counts.get(TAKEN, 0) != table.taken(item.item_id):  # most that changes was only shown
-                    taken[item.item_id] = counts.get(TAKEN, 0)
-            for (item_id, times), after in zip(taken.items(), self._hashes([f"near:{i}" for i in taken]), strict=True):
-                table.set_taken(item_id, {other.decode(): int(n) for other, n in after.items()}, times)
+                rows.append(table.set_counts(item_id, counts, now))
+                if anew or counts.get(TAKEN, 0) != table.taken(item_id):  # most that changes was only shown
+                    taken[item_id] = counts.get(TAKEN, 0)
+            for (item_id, times), fields in zip(taken.items(), self._hashes([f"near:{i}" for i in taken]), strict=True):
+                if (after := _numbers(fields)) is None:
+                    unreadable.append(f"near:{item_id}")
+                else:
+                    table.set_taken(item_id, after, times)
+            self._unreadable(unreadable)
         if changed:
             self._stamp = int(max(stamp for _, stamp in changed))
         return np.array(rows, np.int64)
 
-    def _hashes(self, keys: Sequence[str | bytes]) -> list[dict[bytes, bytes]]:
+    def _hashes(self, keys: Sequence[str]) -> list[dict[bytes, bytes] | None]:
+        """The hashes of these keys; None where there is another type of value."""
         pipeline = self._client.pipeline(transaction=False)
         for key in keys:
             pipeline.hgetall(key)
-        return cast("list[dict[bytes, bytes]]", pipeline.execute())
+        found = pipeline.execute(raise_on_error=False)
+        for answer in found:
+            if isinstance(answer, TRANSIENT):
+                raise answer
+        return [answer if isinstance(answer, dict) else None for answer in found]
 
     def pending(self, topic_id: str, partition: int, ids: Sequence[str]) -> list[Pending | None]:
         """What is open of these users, None where nothing is."""
-        values = cast("list[bytes | None]", self._client.hmget(f"open:{topic_id}:{partition}", list(ids))) if ids else []
-        return [None if value is None else msgspec.json.decode(value, type=Pending) for value in values]
+        key = f"open:{topic_id}:{partition}"
+        try:
+            values = cast("list[bytes | None]", self._client.hmget(key, list(ids))) if ids else []
+            return [None if value is None else msgspec.json.decode(value, type=Pending) for value in values]
+        except (ResponseError, msgspec.DecodeError) as error:
+            self._none_of_ours(key, error)
+            return [None] * len(ids)
 
     def due(self, topic_id: str, partition: int, clock: float) -> list[str]:
         """The users of whom something ends before the partition's time is `clock`."""
-        found = cast("list[bytes]", self._client.zrangebyscore(f"due:{topic_id}:{partition}", "-inf", f"({clock!r}"))
+        key = f"due:{topic_id}:{partition}"
+        try:
+            found = cast("list[bytes]", self._client.zrangebyscore(key, "-inf", f"({clock!r}"))
+        except ResponseError as error:
+            self._none_of_ours(key, error)
+            return []
         return [user_id.decode() for user_id in found]
 
     def marks(self, topic_id: str, partition: int) -> Marks:
         """Where the partition's examples are."""
-        value = cast("bytes | None", self._client.get(f"marks:{topic_id}:{partition}"))
-        return Marks() if value is None else msgspec.json.decode(value, type=Marks)
+        (value,) = self._fields(f"marks:{topic_id}:{partition}")
+        try:
+            return msgspec.json.decode(value, type=Marks) if value else Marks()
+        except msgspec.DecodeError as error:
+            self._none_of_ours(POSITIONS, error)
+            return Marks()
 
     def now(self) -> float:
-        """The newest event time, seconds since 1970; 0 before the first event."""
-        return float(cast("bytes | None", self._client.get("clock")) or 0)
+        """The newest event time, seconds since 1970; 0 before the first event. Never less than at a call before."""
+        (clock,) = self._fields("clock")
+        self._now = max(self._now, self._number(clock))
+        return self._now
 
     def position(self, topic_id: str, partition: int) -> int:
         """The next offset of this partition to apply."""
-        return int(cast("bytes | None", self._client.get(f"position:{topic_id}:{partition}")) or 0)
+        return self.standing((topic_id, partition)).offsets[topic_id, partition]
 
-    def apply(self, change: Change, expected: int, other_topic_id: str, other_expected: int) -> Applied:
-        """Apply the change, if its partition's position in its own topic and in the other is still as expected."""
-        own = change.position
+    def standing(self, *places: tuple[str, int]) -> Standing:
+        """Epoch, state and the positions of these (topic id, partition), as they are at one moment."""
+        epoch, state, *offsets = self._fields("epoch", "state", *(f"{topic_id}:{partition}" for topic_id, partition in places))
+        return Standing(epoch, state, {place: int(self._number(at)) for place, at in zip(places, offsets, strict=True)})
+
+    def _fields(self, *names: str) -> list[str]:
+        """Fields of `positions`, empty where there is none."""
+        try:
+            values = cast("list[bytes | None]", self._client.hmget(POSITIONS, list(names)))
+            return ["" if value is None else value.decode() for value in values]
+        except (ResponseError, UnicodeDecodeError) as error:
+            self._none_of_ours(POSITIONS, error)
+            return [""] * len(names)
+
+    def _number(self, field: str) -> float:
+        """A field of `positions` as a number of at most 53 bits, 0 for an empty one."""
+        try:
+            number = float(field or 0)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            self._unreadable([POSITIONS])
+            return 0.0
+        return number
+
+    def _unreadable(self, keys: Sequence[str]) -> None:
+        """These keys do not hold what belongs there, or are missing although something says that they were there."""
+        if new := [key for key in keys if key not in self._passed_over]:
+            log.error("Redis lacks keys or holds what cannot be read: passed over", keys=new[:NAMED], in_all=len(new))
+            self._passed_over.update(new)
+
+    def _none_of_ours(self, key: str, error: Exception) -> None:
+        """`error` was the answer for `key`: it holds something else than it should, unless Redis is just not ready."""
+        if isinstance(error, TRANSIENT):
+            raise error
+        self._unreadable([key])
+
+    def apply(self, change: Change, expected: int, other_topic_id: str, other_expected: int, epoch: str = "") -> Applied:
+        """Apply the change, if its partition's position in its own topic and in the other is still as expected, and the epoch.
+
+        It is not applied either if something is missing of what it builds upon. (If a count is no number a part of it is: the
+        state is to be computed anew.)
+        """
+        own, partition = change.position, change.position.partition
         counts, near = _counted(change)
         items = sorted({*change.items, *counts})
+        own_name = f"{own.topic_id}:{partition}"
         keys = [
-            f"position:{own.topic_id}:{own.partition}", f"position:{other_topic_id}:{own.partition}",
-            f"outbox:{own.topic_id}:{own.partition}", "clock", "items:changed", "items:stamp",
-            *(f"{name}:{own.topic_id}:{own.partition}" for name in ("open", "due", "marks")),
+            POSITIONS, f"members:{partition}", f"outbox:{own_name}", "items:changed", f"open:{own_name}", f"due:{own_name}",
             *(f"user:{user_id}" for user_id in change.users),
             *(f"{name}:{item_id}" for item_id in items for name in ("item", "near")),
         ]  # fmt: skip
@@ -348,7 +551,7 @@ class FeatureStore:
             TRIM_FIELDS, int(change.newest // 3600), *oldest_kept(change.newest),
             b"" if change.marks is None else msgspec.json.encode(change.marks), _packed(change.pending),
             b"" if change.marks_before in (None, Marks()) else msgspec.json.encode(change.marks_before), LONGEST,
-            *map(msgspec.json.encode, change.users.values()),
+            epoch, own_name, f"{other_topic_id}:{partition}", *map(msgspec.json.encode, change.users.values()),
         ]  # fmt: skip
         for item_id in items:
             item = change.items.get(item_id)
@@ -361,18 +564,43 @@ class FeatureStore:
             ]
         for message in change.messages:
             arguments += [message.topic, message.partition, message.key, message.value]
-        done, found, other = self._apply(keys=keys, args=arguments)
+        try:
+            done, found, other, lost = self._apply(keys=keys, args=arguments)
+        except ResponseError as error:
+            self._none_of_ours("a key of this batch", error)
+            raise
+        if lost:
+            self._unreadable([key.decode() for key in lost])
         return Applied(bool(done), int(found), int(other))
 
     def outbox(self, topic_id: str, partition: int, most: int | None = None) -> list[tuple[bytes, Message]]:
         """Messages not yet known to be sent, oldest first and at most `most`, with the id to remove them by."""
-        found = self._client.xrange(f"outbox:{topic_id}:{partition}", count=most)
+        key = f"outbox:{topic_id}:{partition}"
+        try:
+            found = self._client.xrange(key, count=most)
+        except ResponseError as error:
+            self._none_of_ours(key, error)
+            return []
         entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", found)
         return [(entry, Message(m[b"topic"].decode(), int(m[b"partition"]), m[b"key"], m[b"value"])) for entry, m in entries]
 
     def sent(self, topic_id: str, partition: int, entries: Sequence[bytes]) -> None:
         """Remove messages from the outbox."""
-        self._client.xdel(f"outbox:{topic_id}:{partition}", *entries)
+        self._sent(keys=[POSITIONS, f"outbox:{topic_id}:{partition}"], args=entries)
+
+
+class FoldStore(FeatureStore):
+    """For who computes further from what he reads: raises `Lost` at what is missing or cannot be read.
+
+    `lost` is what was found last, until somebody has taken care of it.
+    """
+
+    lost: Lost | None = None
+
+    def _unreadable(self, keys: Sequence[str]) -> None:
+        if keys:
+            self.lost = Lost(keys)
+            raise self.lost
 
 
 def _counted(change: Change) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:
@@ -393,10 +621,40 @@ def _packed(pending: Mapping[str, Pending]) -> bytes:
     return msgspec.msgpack.encode(parts)
 
 
+_START = new_user("")
+
+
+def _user(user_id: str, value: bytes) -> UserState | None:
+    """The state in `value`; None if it is none of this user's."""
+    try:
+        state = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if not isinstance(state, dict) or state.get("user_id") != user_id:
+        return None
+    if any(type(state.get(name, part)) is not type(part) for name, part in _START.items() if part is not None):
+        return None
+    return new_user(user_id) | state
+
+
 @lru_cache(maxsize=20_000)
-def _item(content: bytes) -> Item:
-    return msgspec.json.decode(content, type=Item)
+def _item(item_id: str, content: bytes) -> Item | None:
+    """The catalogue's entry in `content`; None if it is none of this item's."""
+    try:
+        item = msgspec.json.decode(content, type=Item)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return item if item.item_id == item_id else None
 
 
-def _counts(fields: Mapping[bytes, bytes]) -> dict[str, int]:
-    return {name.decode(): int(n) for name, n in fields.items() if name not in (b"content", b"trimmed")}
+def _counts(fields: Mapping[bytes, bytes] | None) -> dict[str, int] | None:
+    others = (b"content", b"trimmed", b"near")
+    return None if fields is None else _numbers({name: n for name, n in fields.items() if name not in others})
+
+
+def _numbers(fields: Mapping[bytes, bytes] | None) -> dict[str, int] | None:
+    """The fields as they are counted; None if these are none."""
+    try:
+        return None if fields is None else {name.decode(): int(n) for name, n in fields.items()}
+    except ValueError:
+        return None

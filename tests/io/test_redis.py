@@ -3,17 +3,21 @@
 import random
 
 import pytest
+from structlog.testing import capture_logs
 
 from feed import wire
+from feed.attribution import Marks, Pending
 from feed.catalogue import Item
-from feed.errors import BadSetting, OtherCatalogue, OtherLog
+from feed.errors import BadSetting, Lost, OtherCatalogue, OtherLog
 from feed.features import counts, new_user
 from feed.features.near import LONGEST, Taken
 from feed.io.redis import (
+    TRANSIENT,
     TRIM_FIELDS,
     UNCATALOGUED_SECONDS,
     Change,
     FeatureStore,
+    FoldStore,
     Message,
     claim_catalogue,
     claim_topics,
@@ -57,6 +61,173 @@ def test_positions_of_other_partitions_and_topics_are_independent(client):
     assert store.apply(change(10), 0, "U", 0).done
     assert store.position("I", 0) == 10
     assert store.position("I", 1) == store.position("another", 0) == 0
+
+
+def filled(client, epoch: str = "") -> None:
+    """Users 1 and 2 of partition 0; items 7 and 8, of which 7 was taken after 8; something open of user 1."""
+    store, at = FeatureStore(client), Marks(1.7e9, 0, 0)
+    items = {i: Item(item_id=i, title="one") for i in "78"}
+    assert store.apply(Change(Position("C", 0, 2), items=items), 0, "C", 0, epoch).done
+    pending = {"1": Pending(closed=[("r", 1.7e9 + 60)])}
+    made = change(10, taken=[Taken("7", {"8": 1000})], pending=pending, marks=at, marks_before=Marks(), newest=1.7e9)
+    made.users["2"] = new_user("2")
+    made.messages.append(Message("t", 0, b"", b""))
+    assert store.apply(made, 0, "U", 0, epoch).done
+
+
+def test_a_change_is_applied_only_in_the_epoch_it_was_computed_in_and_not_while_that_begins(client):
+    store = FeatureStore(client)
+    client.hset("positions", mapping={"epoch": "e1", "state": "ready"})
+    for epoch in ("", "e0"):
+        assert not store.apply(change(10), 0, "U", 0, epoch).done
+    assert store.apply(change(10), 0, "U", 0, "e1").done
+    client.hset("positions", "state", "wiping")
+    assert not store.apply(change(20), 10, "U", 0, "e1").done
+
+
+@pytest.mark.parametrize(
+    ("key", "lose"),
+    [
+        ("user:1", lambda c: c.delete("user:1")),
+        ("user:1", lambda c: (c.delete("user:1"), c.sadd("user:1", "x"))),
+        ("user:3", lambda c: c.set("user:3", "{}")),  # who is no member
+        ("item:7", lambda c: c.delete("item:7")),
+        ("item:7", lambda c: c.hdel("item:7", "content")),
+        ("item:7", lambda c: (c.delete("item:7"), c.set("item:7", "x"))),
+        ("item:7", lambda c: c.hset("item:7", "click", "many")),
+        ("near:7", lambda c: c.delete("near:7")),
+        ("near:7", lambda c: c.hset("near:7", "8", "many")),
+        ("near:7", lambda c: c.hset("near:7", "9", "1")),
+        ("items:changed", lambda c: c.delete("items:changed")),
+        ("items:changed", lambda c: c.zrem("items:changed", "8")),
+        ("members:0", lambda c: c.delete("members:0")),
+        ("members:0", lambda c: c.srem("members:0", "2")),
+        ("members:0", lambda c: (c.delete("members:0"), c.set("members:0", "x"))),
+        ("open:I:0", lambda c: c.delete("open:I:0")),
+        ("due:I:0", lambda c: c.delete("due:I:0")),
+        ("outbox:I:0", lambda c: c.delete("outbox:I:0")),
+    ],
+)
+def test_what_is_lost_or_no_number_stops_the_next_change_of_it_and_is_named(client, key, lose):
+    filled(client)
+    store = FoldStore(client)
+    after = change(11, counts={"7": {"click": 1}}, taken=[Taken("7", {"8": 1000})])
+    after.users["3"] = new_user("3")
+    lose(client)
+    with pytest.raises(Lost) as lost:
+        store.apply(after, 10, "U", 0)
+    assert lost.value.keys[0] == key
+    assert store.position("I", 0) == 10
+
+
+def test_what_is_whole_is_not_lost(client):
+    filled(client)
+    store = FoldStore(client)
+    entries = [entry for entry, _ in store.outbox("I", 0)]
+    store.sent("I", 0, entries)
+    closed = change(
+        11, counts={"ghost": {"click": 1}}, pending={"1": Pending()}, marks=Marks(), marks_before=Marks(1.7e9, 0, 0)
+    )
+    assert store.apply(closed, 10, "U", 0).done
+    client.delete("item:ghost")  # it has expired, say
+    assert store.apply(change(12, counts={"ghost": {"click": 1}}), 11, "U", 0).done
+    assert (client.hget("positions", "outbox:I:0"), client.hget("positions", "open:I:0")) == (b"0", b"0")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("user:1", b"\xff"), ("user:1", b"[]"), ("user:1", b'{"user_id":"2"}'), ("user:1", b'{"user_id":"1","seen":{}}')],
+)
+def test_a_user_who_cannot_be_read_is_passed_over_and_said_once(client, key, value):
+    filled(client)
+    client.set(key, value)
+    store = FeatureStore(client)
+    with capture_logs() as lines:
+        for _ in range(2):
+            first, second = store.users(["1", "2"])
+            assert first is None
+            assert second["user_id"] == "2"
+    assert [line["keys"] for line in lines] == [["user:1"]]
+    with pytest.raises(Lost, match="user:1"):
+        FoldStore(client).users(["1", "2"])
+
+
+@pytest.mark.parametrize(
+    ("key", "lose"),
+    [
+        ("item:7", lambda c: c.delete("item:7")),
+        ("item:7", lambda c: (c.delete("item:7"), c.set("item:7", "x"))),
+        ("item:7", lambda c: c.hset("item:7", "content", "{")),
+        ("item:7", lambda c: c.hset("item:7", "content", '{"item_id":"8"}')),
+        ("item:7", lambda c: c.hset("item:7", "click", "many")),
+        ("near:7", lambda c: c.hset("near:7", "8", "many")),
+        ("near:7", lambda c: (c.delete("near:7"), c.set("near:7", "x"))),
+        ("items:changed", lambda c: (c.delete("items:changed"), c.set("items:changed", "x"))),
+    ],
+)
+def test_an_item_that_cannot_be_read_is_passed_over_and_said_once_and_the_others_are_read(client, key, lose):
+    filled(client)
+    lose(client)
+    store = FeatureStore(client)
+    with capture_logs() as lines:
+        table = store.load_items()
+        store.refresh_items(table)
+    assert [line["keys"] for line in lines] == [[key]]
+    with pytest.raises(Lost, match=key):
+        FoldStore(client).load_items()
+    assert ("8" in table.by_id) == (key != "items:changed")
+
+
+def test_a_table_stays_as_it_is_while_redis_is_filled_anew_and_is_read_anew_then(client):
+    client.hset("positions", mapping={"epoch": "e1", "state": "ready"})
+    filled(client, "e1")
+    store = FeatureStore(client)
+    table = store.load_items()
+    client.flushall()
+    assert len(store.refresh_items(table)) == 0
+    client.hset("positions", mapping={"epoch": "e2", "state": "catalogue"})
+    items = {i: Item(item_id=i, title="another") for i in "78"}
+    assert store.apply(Change(Position("C", 0, 2), items=items), 0, "C", 0, "e2").done
+    assert len(store.refresh_items(table)) == 0
+    assert (table.by_id["7"].title, table.taken("7")) == ("one", 1)
+    client.hset("positions", "state", "ready")
+    assert len(store.refresh_items(table)) == 2
+    assert (table.by_id["7"].title, table.taken("7")) == ("another", 0)
+
+
+def test_now_does_not_go_back_when_redis_has_lost_it(client):
+    filled(client)
+    store = FeatureStore(client)
+    assert store.now() == 1.7e9
+    client.flushall()
+    assert store.now() == 1.7e9
+    client.hset("positions", "clock", "nan")
+    assert store.now() == 1.7e9
+    assert FeatureStore(client).now() == 0
+
+
+@pytest.mark.parametrize("bad", [{"I:0": "x"}, {"clock": "inf"}, {"stamp": "x"}, None])
+def test_positions_that_cannot_be_read_are_passed_over_by_who_only_reads(client, bad):
+    filled(client)
+    if bad is None:
+        client.delete("positions")
+        client.set("positions", "x")
+    else:
+        client.hset("positions", mapping=bad)
+    store = FeatureStore(client)
+    store.now(), store.standing(("I", 0)), store.refresh_items(store.load_items())
+    strict = FoldStore(client)
+    with pytest.raises(Lost, match="positions"):
+        strict.now(), strict.standing(("I", 0)), strict.load_items()
+
+
+def test_a_redis_that_misses_its_replicas_is_one_to_wait_for(client):
+    client.config_set("min-replicas-to-write", "1")
+    try:
+        with pytest.raises(TRANSIENT, match="good replicas"):
+            FoldStore(client).apply(change(10), 0, "U", 0)
+    finally:
+        client.config_set("min-replicas-to-write", "0")
 
 
 def test_counts_of_all_partitions_add_up(client):
