@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from feed.features import UserState, consumed
+from feed.features import UserState, bloom, consumed, hidden_before
 from feed.ranking.index import Index
 
 
@@ -19,10 +19,12 @@ def created(index: Index, rows: np.ndarray, now: float) -> np.ndarray:
 
 
 def not_consumed(index: Index, rows: np.ndarray, states: Sequence[UserState]) -> np.ndarray:
-    """Drops what the user has engaged with in any way, hiding included, as far back as is remembered. (users, n)."""
+    """Drops what the user has engaged with, as far back as is remembered, and all that they have ever hidden. (users, n)."""
     n, row_of = len(index), index.table.row
     keep = np.ones((len(states), n), np.bool_)
     for user, state in enumerate(states):
         seen = [row for item_id in consumed(state) if (row := row_of(item_id)) is not None and row < n]
         keep[user, seen] = False
+        if (older := hidden_before(state)) is not None:
+            keep[user] &= ~bloom.contains(older, index.hidden_bits)
     return keep[:, rows]

@@ -1,6 +1,7 @@
 """The catalogue as of one refresh: columns and vectors that do not change while a batch of users is ranked."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from feed.errors import BadModel
-from feed.features import ItemTable
+from feed.features import ItemTable, bloom
 from feed.models.snapshot import Snapshot
 
 
@@ -30,6 +31,11 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def hidden_bits(self) -> np.ndarray:
+        """int64 (n, 7): the bits of each item in a Bloom filter of hidden items; worked out when somebody has one."""
+        return bloom.bits_of(self.ids)
 
     @classmethod
     def of(cls, snapshot: Snapshot, table: ItemTable, now: float) -> Self:
