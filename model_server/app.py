@@ -1,7 +1,7 @@
 """The HTTP interface.
 
-GET /feed/{user_id}   the stored feed; for who has none, or one of a champion that serves no more, one ranked on demand (also
-                      for users never heard of)
+GET /feed/{user_id}   the stored feed, without what may be shown no more; for who has none, or one of a champion that serves no
+                      more, one ranked on demand (also for users never heard of)
 GET /health           the process answers
 GET /ready            Redis is reachable and a champion is loaded
 """
@@ -31,7 +31,7 @@ from feed.registry import Registry
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 0.25  # how often to ask whether a refresh is due
+LOOK_SECONDS = 0.1  # how often to ask whether a refresh is due
 FOLLOW_SECONDS = 0.1  # how often to look who serves
 UserId = Annotated[str, Path(min_length=1, max_length=128, description="the user's id")]
 
@@ -72,7 +72,9 @@ def create_app(client: redis.Redis, registry: Registry, policy: Policy) -> FastA
         """The user's feed, best item first, and how it came to be."""
         stored = feeds.read(user_id)
         if stored is not None and stored.generation >= live.generation:  # above: another process has followed sooner
-            return answer(describe(stored, live.table.by_id, True))
+            shown = tuple(item for item in stored.items if not live.filled or live.showable(item.item_id))
+            if shown or live.version is None:
+                return answer(describe(msgspec.structs.replace(stored, items=shown), live.table.by_id, True))
         found = live.rank([features.users([user_id])[0] or new_user(user_id)])[0]
         return answer(describe(found, live.table.by_id, False))
 

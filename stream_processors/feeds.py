@@ -1,8 +1,9 @@
 """The feeds agent: whose features changed goes in, their feeds come out, within a second.
 
     feature-updates ─► the batch's users ─► states from Redis ─► ranker ─► feed:{user id} (one guarded script)
-    every half second: changed items ─► the ranker; ten times a second: a new champion ─► the ranker
+    three times a second: changed items ─► the ranker; ten times a second: a new champion ─► the ranker
     a new champion ─► everybody of this worker's partitions, between the batches
+    items that may be shown no more ─► out of all feeds at once; who had them is ranked again between the batches
 
 A feed is made from the state that is in Redis when it is read, which is the update's or a later one; the script refuses an
 older feed. So batches may be repeated, and a batch is acknowledged when its feeds are written.
@@ -11,9 +12,10 @@ older feed. So batches may be repeated, and a batch is acknowledged when its fee
 """
 
 import asyncio
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import torch
@@ -30,9 +32,11 @@ from stream_processors import transport
 from stream_processors.transport import Batch
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
-LOOK_SECONDS = 0.25  # how often to ask whether a refresh is due
+LOOK_SECONDS = 0.1  # how often to ask whether a refresh is due, and what may be shown no more
 FOLLOW_SECONDS = 0.1  # how often to look who serves
+REFILL_SECONDS = 0.5  # between two looks for feeds that have become shorter: by then the ranker knows of it, too
 USERS_AT_ONCE = 1000  # read, ranked and written together
 USERS_BETWEEN = 50  # of those that are ranked between batches: a batch waits for one such chunk, some 50 ms
 
@@ -65,10 +69,14 @@ class FeedsAgent:
             written += self._feeds.write(self._live.rank([state for state in states if state is not None]))
         return written
 
+    async def between(self, act: Callable[[], T]) -> T:
+        """Do this in a thread when no batch is being ranked."""
+        async with self._turn:
+            return await asyncio.to_thread(act)
+
     async def rank_between(self, users: Sequence[str]) -> int:
         """As `rank`, when no batch is being ranked."""
-        async with self._turn:
-            return await asyncio.to_thread(self.rank, users)
+        return await self.between(lambda: self.rank(users))
 
     async def refresh(self) -> None:
         """Bring in changed items and a new champion, so that both are there before the next batch is."""
@@ -147,6 +155,61 @@ class Everybody:
         yield users
 
 
+class Withdrawals:
+    """Takes what may be shown no more out of everybody's feed, whether or not anything else happens to them.
+
+    Every worker goes through all feeds, whosever they are: it may itself have written one while another worker did so. At its
+    start it looks for what a worker before it has left.
+    """
+
+    def __init__(self, agent: FeedsAgent, live: Live, features: FeatureStore, feeds: FeedStore) -> None:
+        self._agent, self._live, self._features, self._feeds = agent, live, features, feeds
+        self._stamp: int | None = None  # of the newest withdrawal that has been seen to
+        self._expired: set[str] = set()  # until they are known to be gone
+        self._shortened: set[str] = set()  # users, until they are ranked again
+
+    async def take_out(self) -> None:
+        """Take out what may be shown no more since the last call; to be called several times a second."""
+        try:
+            await asyncio.to_thread(self._take_out_withdrawn)
+            self._expired |= await asyncio.to_thread(self._live.expired)
+            if expired := frozenset(self._expired):
+                await asyncio.to_thread(self._take_out, expired)
+                # what was being ranked meanwhile, as of a moment before
+                await self._agent.between(lambda: self._take_out(expired))
+                self._expired -= expired
+        except TRANSIENT as error:
+            log.debug("items have not left the feeds yet", error=repr(error))
+
+    async def refill(self) -> None:
+        """Rank those whose feed has become shorter."""
+        try:
+            while self._shortened:
+                users = list(itertools.islice(self._shortened, USERS_BETWEEN))
+                await self._agent.rank_between(users)
+                self._shortened.difference_update(users)
+        except (*TRANSIENT, NoChampion) as error:
+            log.debug("feeds are not refilled yet", error=repr(error))
+
+    def _take_out_withdrawn(self) -> None:
+        """By records: from now on the script that writes feeds leaves them out, so that once is enough."""
+        if not (now := self._live.now()):
+            return  # before the first event nothing dated exists, and nobody has a feed of it
+        withdrawn, stamp = self._features.withdrawn(self._stamp)
+        if withdrawn is None:
+            shown = sorted(self._feeds.items())
+            items = self._features.contents(shown)
+            withdrawn = {i for i in shown if (item := items.get(i)) is None or not item.showable(now)}
+        self._take_out(withdrawn)
+        self._stamp = stamp
+
+    def _take_out(self, items: Collection[str]) -> None:
+        if items:
+            users = self._feeds.take_out(items)
+            self._shortened |= users
+            log.info("items left the feeds", items=len(items), users=len(users))
+
+
 def changed_users(records: Sequence[Any]) -> list[str]:
     """The distinct users of these updates, in order of appearance; unreadable ones are reported and left out."""
     users: dict[str, None] = {}
@@ -169,6 +232,7 @@ def main() -> None:
     live = Live(Registry(configuration.registry), Policy.of(configuration), features.refresh_items, features.now)
     agent = FeedsAgent(live, features, feeds)
     everybody = Everybody(agent, live, features, feeds, configuration.partitions)
+    withdrawals = Withdrawals(agent, live, features, feeds)
     app = transport.make_app("feeds", configuration)
 
     async def catch_up() -> None:
@@ -178,6 +242,8 @@ def main() -> None:
     transport.every(app, LOOK_SECONDS, agent.refresh)
     transport.every(app, FOLLOW_SECONDS, agent.follow)
     transport.every(app, LOOK_SECONDS, catch_up)
+    transport.every(app, LOOK_SECONDS, withdrawals.take_out)
+    transport.every(app, REFILL_SECONDS, withdrawals.refill)
     transport.run(app)
 
 

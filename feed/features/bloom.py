@@ -32,7 +32,7 @@ def added(filter: str, item_id: str) -> str:
     packed = np.frombuffer(base64.b64decode(filter) or bytes(BITS // 8), np.uint8).copy()
     bits = bits_of([item_id])[0]
     np.bitwise_or.at(packed, bits // 8, (128 >> bits % 8).astype(np.uint8))
-    return base64.b64encode(packed).decode()
+    return base64.b64encode(packed.tobytes()).decode()
 
 
 def contains(filter: str, bits: np.ndarray) -> np.ndarray:

@@ -27,17 +27,19 @@ CLOSE_SECONDS = 5.0
 QUIET_SECONDS = 1.0  # a topic is read to its end when its end was reached and nothing has come for this long
 ANSWER_SECONDS = 5.0  # a broker that has not answered by then is away
 _FOREVER_MS = 2**31 - 1
+_HUNDRED_YEARS_MS = 36_500 * 86_400_000  # the broker adds it to the time: the largest number would overflow there
 _VIEW_MS = 5_000
 
 
 class Record(NamedTuple):
-    """One record of a topic."""
+    """One record of a topic; `timestamp`: when it was sent, by the sender's clock (milliseconds since 1970)."""
 
     topic: str
     partition: int
     offset: int
     key: bytes | None
     value: bytes | None
+    timestamp: int = 0
 
 
 def wait_for_broker(servers: str) -> None:
@@ -236,7 +238,7 @@ def read_topic(servers: str, topic: Topic) -> Iterator[Record]:
             found = consumer.poll(200, max_records=10_000)
             for records in found.values():
                 for r in records:
-                    yield Record(r.topic, r.partition, r.offset, r.key, r.value)
+                    yield Record(r.topic, r.partition, r.offset, r.key, r.value, r.timestamp)
             # the embedded broker names an end up to one batch too early, so the end alone is not the end
             if found or any(consumer.position(place) < end for place, end in ends.items()):
                 quiet_since = None
@@ -261,7 +263,7 @@ def follow_topic(servers: str, topic: Topic, offset: int, seconds: float = QUIET
         while True:
             found = consumer.poll(int(seconds * 1000), max_records=1_000).get(place, [])
             for r in found:
-                yield Record(r.topic, r.partition, r.offset, r.key, r.value)
+                yield Record(r.topic, r.partition, r.offset, r.key, r.value, r.timestamp)
             if not found:
                 yield None
     finally:
@@ -390,6 +392,8 @@ def _create(admin: KafkaAdminClient, topic: Topic, partitions: int) -> None:
     settings: dict[str, Any] = {"num_partitions": partitions, "replication_factor": -1}  # as the broker has it set
     configs = {
         "cleanup.policy": "compact" if topic.compacted else None,
+        # a state that is computed anew must still be told what was deleted
+        "delete.retention.ms": str(_HUNDRED_YEARS_MS) if topic.compacted else None,
         "retention.ms": None if topic.days is None else str(topic.days * 86_400_000),
         "max.message.bytes": None if topic.bytes is None else str(topic.bytes),
     }

@@ -3,7 +3,9 @@
     user:{id}                       JSON: that user's features
     item:{id}                       hash: `content` (JSON), integer counts (see feed.features.counts), how often `taken`
     near:{id}                       hash: what the item was taken after: item id -> amount, an integer (see feed.features.near)
-    items:changed                   sorted set: item ids by the number of their last change
+    items:changed                   sorted set: the items that the catalogue describes, by the number of their last change
+    items:withdrawn                 sorted set: the last `WITHDRAWN` items that records have withdrawn, by the same number
+    erased                          hash: who was erased (see `erased_name`) -> up to when, milliseconds since 1970
     clock                           newest event time, seconds since 1970
     position:{topic id}:{partition} next offset to apply
     outbox:{topic id}:{partition}   stream: messages that applied batches caused and that are not yet known to be sent
@@ -19,10 +21,11 @@ nothing is applied twice. What is counted of items are increments, because all p
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, cast
 
 import msgspec
@@ -49,22 +52,36 @@ log = structlog.get_logger()
 TRANSIENT = (ConnectionError, TimeoutError, BusyLoadingError, NoScriptError, ReadOnlyError, OSError)
 TAKEN = "taken"
 UNCATALOGUED_SECONDS = 7 * 86400  # counts of an item that no catalogue describes are kept this long after the last event
+WITHDRAWN = 10_000  # whoever has missed more looks through the whole catalogue
 TRIM_FIELDS = 600  # item hashes above this many fields lose their expired buckets, at most once per hour of event time
 
 _APPLY = """
 -- KEYS: own position, other position, outbox, clock, changed, stamp, open, due, marks, then user keys,
---       then per item: item, near
+--       then per item: item, near; last: withdrawn, erased, open and due of the other topic
 -- ARGV: expected own, expected other, new own, newest event time, number of users, number of items, TTL, trim limit, hour,
 --       oldest bucket kept of 5m, 1h, 1d, marks or '', MessagePack array of (user, what is open or '', when due),
 --       marks that these were computed from or '', fields that a near hash may have,
---       then user values, then per item: id, content or '', 'field=n;field=n', MessagePack array of (item, amount) or '',
+--       MessagePack array of (erased user, their name in `erased`, until when), withdrawn items that are remembered,
+--       then user values, then per item: id, content ('': as it is, 'removed'), 'shown' or 'withdrawn' (with content),
+--       'field=n;field=n', MessagePack array of (item, amount) or '',
 --       then per message: topic, partition, key, value
 local own, other = redis.call('GET', KEYS[1]) or '0', redis.call('GET', KEYS[2]) or '0'
 if own ~= ARGV[1] or other ~= ARGV[2] then return {0, own, other} end
 -- closing an idle partition moves no position: its marks say that it happened
 if ARGV[13] ~= '' and (redis.call('GET', KEYS[9]) or '') ~= ARGV[15] then return {0, own, other} end
 local users, items = tonumber(ARGV[5]), tonumber(ARGV[6])
-for i = 1, users do redis.call('SET', KEYS[9 + i], ARGV[16 + i]) end
+local withdrawn, erasures, others_open, others_due = KEYS[#KEYS - 3], KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
+local erased = cmsgpack.unpack(ARGV[17])
+for i = 1, #erased, 3 do
+  local id = erased[i]
+  redis.call('HSET', erasures, erased[i + 1], erased[i + 2])
+  redis.call('DEL', 'user:' .. id)
+  redis.call('HDEL', others_open, id)
+  redis.call('ZREM', others_due, id)
+  -- a feed of who is called so would have another user's meta as its key: there is none (feed.io.feeds)
+  if string.sub(id, -5) ~= ':meta' then redis.call('DEL', 'feed:' .. id, 'feed:' .. id .. ':meta') end
+end
+for i = 1, users do redis.call('SET', KEYS[9 + i], ARGV[18 + i]) end
 if ARGV[13] ~= '' then redis.call('SET', KEYS[9], ARGV[13]) end
 local pending = cmsgpack.unpack(ARGV[14])
 for i = 1, #pending, 3 do
@@ -85,23 +102,32 @@ local function halve(key)
   table.sort(entries, greater)
   for j = most / 2 + 1, #entries do redis.call('HDEL', key, entries[j][1]) end
 end
-local arg = 16 + users
+local arg = 18 + users
 local stamp = items > 0 and redis.call('INCR', KEYS[6])
 for i = 1, items do
   local key, near = KEYS[8 + users + 2 * i], KEYS[9 + users + 2 * i]
   local id, content = ARGV[arg + 1], ARGV[arg + 2]
-  if content ~= '' then
+  if content == 'removed' then
+    redis.call('HDEL', key, 'content')
+    redis.call('ZREM', KEYS[5], id)
+  elseif content ~= '' then
     redis.call('HSET', key, 'content', content)
     redis.call('PERSIST', key)
     redis.call('PERSIST', near)
   end
-  for name, n in string.gmatch(ARGV[arg + 3], '([^=;]+)=(%d+)') do redis.call('HINCRBY', key, name, n) end
-  if ARGV[arg + 4] ~= '' then
-    local taken_after = cmsgpack.unpack(ARGV[arg + 4])
+  if ARGV[arg + 3] == 'withdrawn' then
+    redis.call('ZADD', withdrawn, stamp, id)
+    redis.call('ZREMRANGEBYRANK', withdrawn, 0, -tonumber(ARGV[18]) - 1)
+  elseif ARGV[arg + 3] == 'shown' then
+    redis.call('ZREM', withdrawn, id)
+  end
+  for name, n in string.gmatch(ARGV[arg + 4], '([^=;]+)=(%d+)') do redis.call('HINCRBY', key, name, n) end
+  if ARGV[arg + 5] ~= '' then
+    local taken_after = cmsgpack.unpack(ARGV[arg + 5])
     for j = 1, #taken_after, 2 do redis.call('HINCRBY', near, taken_after[j], taken_after[j + 1]) end
     if redis.call('HLEN', near) > most then halve(near) end
   end
-  if content == '' and redis.call('HEXISTS', key, 'content') == 0 then
+  if redis.call('HEXISTS', key, 'content') == 0 then
     redis.call('EXPIRE', key, ARGV[7])
     redis.call('EXPIRE', near, ARGV[7])
   else
@@ -114,7 +140,7 @@ for i = 1, items do
     end
     redis.call('HSET', key, 'trimmed', ARGV[9])
   end
-  arg = arg + 4
+  arg = arg + 5
 end
 for i = arg + 1, #ARGV, 4 do
   redis.call('XADD', KEYS[3], '*', 'topic', ARGV[i], 'partition', ARGV[i + 1], 'key', ARGV[i + 2], 'value', ARGV[i + 3])
@@ -146,14 +172,17 @@ class Message:
 class Change:
     """All effects of one batch.
 
-    `taken`: what was taken, after what. `pending`: what is open of these users now; `marks` None: the partition has none.
-    `events`: those that were folded. `newest`: the newest event time (seconds since 1970, 0 if there is none).
+    `items`: None of one that is removed. `erased`: users of whom nothing is kept that was recorded until then (milliseconds
+    since 1970); what `users` has of them came later. `taken`: what was taken, after what. `pending`: what is open of these
+    users now; `marks` None: the partition has none. `events`: those that were folded. `newest`: the newest event time (seconds
+    since 1970, 0 if there is none).
     `marks_before`: those it was computed from.
     """
 
     position: Position
     users: dict[str, UserState] = field(default_factory=dict)
-    items: dict[str, Item] = field(default_factory=dict)
+    erased: dict[str, int] = field(default_factory=dict)
+    items: dict[str, Item | None] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     taken: list[Taken] = field(default_factory=list)
     pending: dict[str, Pending] = field(default_factory=dict)
@@ -256,6 +285,11 @@ class FeatureStore:
         values = self._contents(keys=[f"item:{item_id}" for item_id in ids])
         return {i: _item(value) for i, value in zip(ids, values, strict=True) if value is not None}
 
+    def erased(self, ids: Sequence[str]) -> dict[str, int]:
+        """Those of these users who were erased, and until when (milliseconds since 1970, as Kafka's records have it)."""
+        found = cast("list[bytes | None]", self._client.hmget("erased", [erased_name(i) for i in ids])) if ids else []
+        return {user_id: int(until) for user_id, until in zip(ids, found, strict=True) if until is not None}
+
     def counts(self, item_id: str) -> dict[str, int]:
         """The item's counts by field; empty if there are none."""
         fields = cast("dict[bytes, bytes]", self._client.hgetall(f"item:{item_id}"))
@@ -270,30 +304,57 @@ class FeatureStore:
 
     def refresh_items(self, table: ItemTable) -> np.ndarray:
         """Bring in what changed since the last call; returns int64 rows of the changed items, new ones appended to `table`."""
-        if int(cast("bytes | None", self._client.get("items:stamp")) or 0) < self._stamp:
-            self._stamp = 0  # Redis has come back older than it was: changes are counted anew
-        changed = cast(
-            "list[tuple[bytes, float]]",
-            self._client.zrangebyscore("items:changed", f"({self._stamp}", "+inf", withscores=True),
-        )
+        changed, withdrawn, stamp = self._changed(table)
         now = self.now()
-        rows = []
+        rows = [row for item_id in withdrawn if (row := table.remove(item_id)) is not None]
         for start in range(0, len(changed), 1000):
-            part = [item_id for item_id, _ in changed[start : start + 1000]]
+            part = changed[start : start + 1000]
             taken: dict[str, int] = {}
-            for fields in self._hashes([b"item:" + item_id for item_id in part]):
-                item = _item(fields[b"content"])  # only described items are in the set
-                if item != table.by_id.get(item.item_id):
+            for item_id, fields in zip(part, self._hashes([f"item:{item_id}" for item_id in part]), strict=True):
+                if b"content" not in fields:  # removed since: the next call is told
+                    continue
+                item = _item(fields[b"content"])
+                if item != table.by_id.get(item_id):
                     table.upsert(item)
                 counts = _counts(fields)
-                rows.append(table.set_counts(item.item_id, counts, now))
-                if counts.get(TAKEN, 0) != table.taken(item.item_id):  # most that changes was only shown
-                    taken[item.item_id] = counts.get(TAKEN, 0)
+                rows.append(table.set_counts(item_id, counts, now))
+                if counts.get(TAKEN, 0) != table.taken(item_id):  # most that changes was only shown
+                    taken[item_id] = counts.get(TAKEN, 0)
             for (item_id, times), after in zip(taken.items(), self._hashes([f"near:{i}" for i in taken]), strict=True):
                 table.set_taken(item_id, {other.decode(): int(n) for other, n in after.items()}, times)
-        if changed:
-            self._stamp = int(max(stamp for _, stamp in changed))
+        self._stamp = stamp
         return np.array(rows, np.int64)
+
+    def _changed(self, table: ItemTable) -> tuple[list[str], Collection[str], int]:
+        """Since `_stamp`: items whose content or counts changed, items that the catalogue has no more; and the newest stamp."""
+        if int(cast("bytes | None", self._client.get("items:stamp")) or 0) < self._stamp:
+            self._stamp = 0  # Redis has come back older than it was: changes are counted anew
+        together = self._client.pipeline(transaction=True)  # else one of them could miss what the other has seen of one batch
+        for key in ("items:changed", "items:withdrawn"):
+            together.zrangebyscore(key, f"({self._stamp}", "+inf", withscores=True)
+        changed, withdrawn = (
+            {item_id.decode(): int(stamp) for item_id, stamp in found}
+            for found in cast("list[list[tuple[bytes, float]]]", together.execute())
+        )
+        removed: Collection[str] = withdrawn.keys() - changed.keys()
+        if len(withdrawn) >= WITHDRAWN:  # some may be forgotten
+            described = {item_id.decode() for item_id in cast("list[bytes]", self._client.zrange("items:changed", 0, -1))}
+            removed = table.by_id.keys() - described
+        return list(changed), removed, max((*changed.values(), *withdrawn.values()), default=self._stamp)
+
+    def withdrawn(self, since: int | None) -> tuple[set[str] | None, int]:
+        """The items that records have withdrawn since the change with this number, and the number of the newest change.
+
+        None if they cannot be told: nothing was asked for before, more were withdrawn than are remembered, or Redis is older.
+        """
+        together = self._client.pipeline(transaction=True)
+        together.get("items:stamp")
+        together.zrangebyscore("items:withdrawn", f"({since or 0}", "+inf")
+        stamp, found = cast("tuple[bytes | None, list[bytes]]", together.execute())
+        newest = int(stamp or 0)
+        if since is None or newest < since or len(found) >= WITHDRAWN:
+            return None, newest
+        return {item_id.decode() for item_id in found}, newest
 
     def _hashes(self, keys: Sequence[str | bytes]) -> list[dict[bytes, bytes]]:
         pipeline = self._client.pipeline(transaction=False)
@@ -335,20 +396,23 @@ class FeatureStore:
             *(f"{name}:{own.topic_id}:{own.partition}" for name in ("open", "due", "marks")),
             *(f"user:{user_id}" for user_id in change.users),
             *(f"{name}:{item_id}" for item_id in items for name in ("item", "near")),
+            "items:withdrawn", "erased", *(f"{name}:{other_topic_id}:{own.partition}" for name in ("open", "due")),
         ]  # fmt: skip
         arguments: list[Any] = [
             expected, other_expected, own.offset, repr(change.newest), len(change.users), len(items), UNCATALOGUED_SECONDS,
             TRIM_FIELDS, int(change.newest // 3600), *oldest_kept(change.newest),
             b"" if change.marks is None else msgspec.json.encode(change.marks), _packed(change.pending),
             b"" if change.marks_before in (None, Marks()) else msgspec.json.encode(change.marks_before), LONGEST,
-            *map(msgspec.json.encode, change.users.values()),
+            msgspec.msgpack.encode([part for u, until in change.erased.items() for part in (u, erased_name(u), str(until))]),
+            WITHDRAWN, *map(msgspec.json.encode, change.users.values()),
         ]  # fmt: skip
         for item_id in items:
-            item = change.items.get(item_id)
+            content, shown = _content(change.items, item_id)
             after = [part for pair in near[item_id].items() for part in pair] if item_id in near else []
             arguments += [
                 item_id,
-                b"" if item is None else msgspec.json.encode(item),
+                content,
+                shown,
                 ";".join(f"{name}={n}" for name, n in counts.get(item_id, {}).items()),
                 msgspec.msgpack.encode(after) if after else b"",
             ]
@@ -366,6 +430,21 @@ class FeatureStore:
     def sent(self, topic_id: str, partition: int, entries: Sequence[bytes]) -> None:
         """Remove messages from the outbox."""
         self._client.xdel(f"outbox:{topic_id}:{partition}", *entries)
+
+
+def erased_name(user_id: str) -> str:
+    """What stands for an erased user in `erased`: 32 hex digits, which do not say who it is."""
+    return blake2b(user_id.encode(), digest_size=16).hexdigest()
+
+
+def _content(items: Mapping[str, Item | None], item_id: str) -> tuple[bytes, str]:
+    """What the script is told of an item: its content, and whether that shows or withdraws it; '' if it stays as it is."""
+    if item_id not in items:
+        return b"", ""
+    item = items[item_id]
+    if item is None:
+        return b"removed", "withdrawn"
+    return msgspec.json.encode(item), "shown" if item.available else "withdrawn"
 
 
 def _counted(change: Change) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:

@@ -8,14 +8,12 @@ from feed.features import UserState, bloom, consumed, hidden_before
 from feed.ranking.index import Index
 
 
-def described(index: Index, rows: np.ndarray) -> np.ndarray:
-    """Drops items that were only ever mentioned in events: nothing is known that could be shown. (n,)."""
-    return np.asarray(index.known[rows])
+def showable(index: Index, rows: np.ndarray, now: float) -> np.ndarray:
+    """Drops what may not be shown to anybody at `now` (event time, seconds since 1970). (n,).
 
-
-def created(index: Index, rows: np.ndarray, now: float) -> np.ndarray:
-    """Drops items that do not exist yet at `now` (event time, seconds since 1970). (n,)."""
-    return np.asarray(index.created[rows] <= now)
+    That is what no catalogue describes (any more), does not exist yet, has expired or is not available.
+    """
+    return np.asarray(index.known[rows] & (index.created[rows] <= now) & (now < index.until[rows]))
 
 
 def not_consumed(index: Index, rows: np.ndarray, states: Sequence[UserState]) -> np.ndarray:

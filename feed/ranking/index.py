@@ -17,8 +17,9 @@ from feed.models.snapshot import Snapshot
 class Index:
     """n items, in the rows of the table they were taken from; items that the table gains later are not in it.
 
-    `ids` and, n each: `vectors` float32 (n, 66); `known` bool, described by the catalogue; `created` float64, seconds since
-    1970, -inf where unknown; `category` int64, the table's codes; `popularity` float64, decayed positives.
+    `ids` and, n each: `vectors` float32 (n, 66); `known` bool, described by the catalogue; `created` and `until` float64,
+    seconds since 1970, between which an item may be shown; `category` int64, the table's codes; `popularity` float64, decayed
+    positives.
     """
 
     table: ItemTable
@@ -26,6 +27,7 @@ class Index:
     vectors: Tensor
     known: np.ndarray
     created: np.ndarray
+    until: np.ndarray
     category: np.ndarray
     popularity: np.ndarray
 
@@ -50,6 +52,7 @@ class Index:
             vectors,
             table.known.copy(),
             table.created.copy(),
+            table.until.copy(),
             table.category.copy(),
             table.popularity(now),
         )
