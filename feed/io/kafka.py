@@ -118,8 +118,8 @@ class Sender:
             partition = partition_of(key, self._count(topic.name))
         self.send_raw(topic.name, partition, key.encode(), encode(message))
 
-    def send_raw(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
-        """Send bytes; blocks while too many messages wait for their acknowledgement.
+    def send_raw(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
+        """Send bytes, None to delete what the key names; blocks while too many messages wait for their acknowledgement.
 
         Raises `FeedError` if this message cannot be sent, or if the broker has refused earlier ones since this was last said.
         """
