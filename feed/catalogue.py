@@ -24,7 +24,7 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tags: Annotated[tuple[Text, ...], Meta(max_length=MOST_TAGS)] = ()
     creator_id: Id | None = None
     attributes: Attributes = {}
-    available: bool = True
+    available: bool | None = None
     expires_at: Time | None = None
 
     def __post_init__(self) -> None:
@@ -39,7 +39,7 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def until(self) -> float:
         """From here on it may not be shown, seconds since 1970 UTC: inf if it never expires, -inf if it is not available."""
-        if not self.available:
+        if self.available is False:
             return -inf
         return inf if self.expires_at is None else self.expires_at.timestamp()
 

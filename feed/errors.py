@@ -1,7 +1,10 @@
 """One base class for everything a user of Feedloop can get wrong; each message names the offender and the remedy."""
 
+import signal
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 
 class FeedError(Exception):
@@ -40,8 +43,16 @@ class NotPromoted(FeedError):
     """Another version was promoted in the meantime."""
 
 
+def last_line(error: BaseException) -> str:
+    """What was raised and where, in one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" at {Path(frame[0].filename).name}:{frame[0].lineno}" if frame else ""
+    return f"{type(error).__name__}: {str(error)[:500]}{where}"
+
+
 def run(command: Callable[[], None]) -> None:
-    """Run a process's `main`: a `FeedError` or an unusable file ends it with a message and status 2, Ctrl-C with 130."""
+    """Run a process's `main`: a `FeedError` or an unusable file ends it with a message and status 2, SIGINT with 130."""
+    obey_interrupts()
     try:
         command()
     except KeyboardInterrupt:
@@ -54,3 +65,9 @@ def run(command: Callable[[], None]) -> None:
     except FeedError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+
+
+def obey_interrupts() -> None:
+    """Let SIGINT end this process where it was started with SIGINT ignored, as scripts' shells start their background jobs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -13,6 +13,7 @@ from contextlib import closing
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from feed import logs, settings, wire
 from feed.errors import FeedError, run
@@ -22,6 +23,7 @@ from feed.io.redis import TRANSIENT, Change, FeatureStore, claim_topics, connect
 from feed.wire import Position
 from stream_processors import transport
 from stream_processors.folder import Folder
+from stream_processors.lag import Lag
 from stream_processors.transport import Batch
 
 log = structlog.get_logger()
@@ -84,22 +86,44 @@ class FeaturesAgent:
         topic, partition = self._topics[batch.tp.topic], batch.tp.partition
         topic_id, other_id = self._topic_ids[topic.name], self._other_id(topic)
         position = self._store.position(topic_id, partition)
-        other = position if topic is wire.ITEMS else self._store.position(other_id, partition)
+        other = self._store.position(other_id, partition)
         if position < batch.start:
             self._table = self._store.load_items()  # which may have counted what Redis has lost, and will count it again
             return position
         records = [record for record in batch.records if record.offset >= position]
         if records:
             self._refresh()
-            end = Position(topic_id, partition, batch.end)
-            change = self._folder.fold(topic, records, end, self._store, self._table)
-            if not self._store.apply(change, position, other_id, other).done:
+            if not self._apply(topic, records, Position(topic_id, partition, position), batch.end, (other_id, other)):
                 return None
+        self.send_outbox(topic.name, partition)
+        return int(batch.end)
+
+    def _apply(self, topic: wire.Topic, records: Sequence[Any], start: Position, end: int, other: tuple[str, int]) -> bool:
+        """Apply records that reach from `start` to `end`; False if somebody else has moved a position.
+
+        If they cannot be folded they are applied in halves, until the guilty record is alone and is set aside.
+        """
+        reached = replace(start, offset=end)
+        if topic is wire.ITEMS:
+            other = start.topic_id, start.offset
+        try:
+            change = self._folder.fold(topic, records, reached, self._store, self._table)
+            applied = self._store.apply(change, start.offset, *other)
+        except (*TRANSIENT, FeedError, MemoryError):
+            raise
+        except Exception as error:
+            if len(records) > 1:
+                half = len(records) // 2
+                middle = replace(start, offset=records[half].offset)
+                first = self._apply(topic, records[:half], start, middle.offset, other)
+                return first and self._apply(topic, records[half:], middle, end, other)
+            change = self._folder.set_aside(topic, records[0], reached, error)
+            applied = self._store.apply(change, start.offset, *other)
+        if applied.done:
             self._count(change)
             _say_late(change)
             _say_deleted(change)
-        self.send_outbox(topic.name, partition)
-        return int(batch.end)
+        return applied.done
 
     def _other_id(self, topic: wire.Topic) -> str:
         """The topic that changes the same users; items change no user, so only their own position guards them."""
@@ -224,8 +248,13 @@ def main() -> None:
     with kafka.Sender(configuration.kafka) as sender, closing(tail):
         agent = FeaturesAgent(FeatureStore(client), sender, folder, topic_ids, tail, configuration.idle_seconds)
         app = transport.make_app("features", configuration)
-        for topic in (wire.ITEMS, wire.USERS, wire.INTERACTIONS):
+        for topic in (wire.ITEMS, wire.USERS):
             transport.consume(app, topic, agent.apply)
+        lag = Lag(
+            "features lag behind the events",
+            "a log sent at full speed is caught up with; else send fewer events, stop other processes, or set senders' clocks",
+        )
+        transport.consume(app, wire.INTERACTIONS, lag.timed(agent.apply))
         transport.every(app, 5.0, lambda: agent.send_left_over(transport.assigned(app)))
         transport.every(app, LOOK_SECONDS, lambda: agent.close_idle(transport.assigned(app)))
         transport.run(app)

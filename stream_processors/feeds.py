@@ -13,15 +13,17 @@ older feed. So batches may be repeated, and a batch is acknowledged when its fee
 
 import asyncio
 import itertools
+import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 import structlog
 import torch
 
 from feed import logs, settings, wire
-from feed.errors import NoChampion, Unreadable, run
+from feed.errors import FeedError, NoChampion, Unreadable, run
+from feed.features import UserState
 from feed.io import kafka
 from feed.io.feeds import FeedStore
 from feed.io.redis import TRANSIENT, FeatureStore, connect
@@ -29,6 +31,7 @@ from feed.ranking.arms import Policy
 from feed.ranking.live import Live
 from feed.registry import Registry
 from stream_processors import transport
+from stream_processors.lag import Lag
 from stream_processors.transport import Batch
 
 log = structlog.get_logger()
@@ -48,6 +51,7 @@ class FeedsAgent:
         self._live, self._features, self._feeds = live, features, feeds
         self._turn = asyncio.Lock()  # of batches and of `Everybody`: who waits longest is next
         self._ailing: dict[str, str] = {}  # what is not done at the moment, and why
+        self.set_aside = 0  # users who could not be ranked, so far
 
     async def apply(self, batch: Batch) -> None:
         """Rank the batch's users, waiting for Redis and for a champion as long as it takes; then acknowledge it."""
@@ -66,8 +70,25 @@ class FeedsAgent:
         written = 0
         for start in range(0, len(users), USERS_AT_ONCE):
             states = self._features.users(users[start : start + USERS_AT_ONCE])
-            written += self._feeds.write(self._live.rank([state for state in states if state is not None]))
+            written += self._write([state for state in states if state is not None])
         return written
+
+    def _write(self, states: Sequence[UserState]) -> int:
+        """Rank and write; those who cannot be ranked are found by halves and left with the feed that they have."""
+        try:
+            return self._feeds.write(self._live.rank(states))
+        except (*TRANSIENT, NoChampion):
+            raise
+        except Exception as error:
+            if len(states) > 1:
+                half = len(states) // 2
+                return self._write(states[:half]) + self._write(states[half:])
+            self.set_aside += 1
+            log.error(
+                "a user whom this code cannot rank is set aside: a programming error, please report it",
+                user=states[0].get("user_id"), set_aside=self.set_aside, exc_info=error,
+            )  # fmt: skip
+            return 0
 
     async def between(self, act: Callable[[], T]) -> T:
         """Do this in a thread when no batch is being ranked."""
@@ -80,20 +101,24 @@ class FeedsAgent:
 
     async def refresh(self) -> None:
         """Bring in changed items and a new champion, so that both are there before the next batch is."""
-        await self._or_say("items and champion are not refreshed", self._live.refresh)
+        await self.or_say("items and champion are not refreshed", lambda: asyncio.to_thread(self._live.refresh))
 
     async def follow(self) -> None:
         """Bring in a new champion, if there is one."""
-        await self._or_say("the champion is not followed", self._live.follow)
+        await self.or_say("the champion is not followed", lambda: asyncio.to_thread(self._live.follow))
 
-    async def _or_say(self, ailing: str, act: Callable[[], None]) -> None:
-        """Redis or the registry's files (a folder without permission, say) cannot be read: said once, until they can."""
+    async def or_say(self, ailing: str, act: Callable[[], Awaitable[None]]) -> None:
+        """What fails, as when Redis or the registry's files (a folder without permission) cannot be read, is said once."""
         try:
-            await asyncio.to_thread(act)
+            await act()
             self._ailing.pop(ailing, None)
-        except TRANSIENT as error:
+        except Exception as error:
             if self._ailing.get(ailing) != repr(error):
-                log.warning(ailing, error=str(error) or repr(error), still_ranking_with=self._live.version)
+                expected = isinstance(error, (*TRANSIENT, FeedError))
+                log.log(
+                    logging.WARNING if expected else logging.ERROR, ailing, error=str(error) or repr(error),
+                    still_ranking_with=self._live.version, exc_info=None if expected else error,
+                )  # fmt: skip
             self._ailing[ailing] = repr(error)
 
 
@@ -170,26 +195,26 @@ class Withdrawals:
 
     async def take_out(self) -> None:
         """Take out what may be shown no more since the last call; to be called several times a second."""
-        try:
-            await asyncio.to_thread(self._take_out_withdrawn)
-            self._expired |= await asyncio.to_thread(self._live.expired)
-            if expired := frozenset(self._expired):
-                await asyncio.to_thread(self._take_out, expired)
-                # what was being ranked meanwhile, as of a moment before
-                await self._agent.between(lambda: self._take_out(expired))
-                self._expired -= expired
-        except TRANSIENT as error:
-            log.debug("items have not left the feeds yet", error=repr(error))
+        await self._agent.or_say("items have not left the feeds", self._take_out_all)
 
     async def refill(self) -> None:
         """Rank those whose feed has become shorter."""
-        try:
-            while self._shortened:
-                users = list(itertools.islice(self._shortened, USERS_BETWEEN))
-                await self._agent.rank_between(users)
-                self._shortened.difference_update(users)
-        except (*TRANSIENT, NoChampion) as error:
-            log.debug("feeds are not refilled yet", error=repr(error))
+        await self._agent.or_say("feeds are not refilled", self._refill)
+
+    async def _take_out_all(self) -> None:
+        await asyncio.to_thread(self._take_out_withdrawn)
+        self._expired |= await asyncio.to_thread(self._live.expired)
+        if expired := frozenset(self._expired):
+            await asyncio.to_thread(self._take_out, expired)
+            # what was being ranked meanwhile, as of a moment before
+            await self._agent.between(lambda: self._take_out(expired))
+            self._expired -= expired
+
+    async def _refill(self) -> None:
+        while self._shortened:
+            users = list(itertools.islice(self._shortened, USERS_BETWEEN))
+            await self._agent.rank_between(users)
+            self._shortened.difference_update(users)
 
     def _take_out_withdrawn(self) -> None:
         """By records: from now on the script that writes feeds leaves them out, so that once is enough."""
@@ -238,7 +263,8 @@ def main() -> None:
     async def catch_up() -> None:
         await everybody.catch_up(lambda: {tp.partition for tp in transport.assigned(app)})
 
-    transport.consume(app, wire.FEATURE_UPDATES, agent.apply)
+    lag = Lag("feeds lag behind the features", "send fewer events, or stop other processes of this machine")
+    transport.consume(app, wire.FEATURE_UPDATES, lag.timed(agent.apply))
     transport.every(app, LOOK_SECONDS, agent.refresh)
     transport.every(app, FOLLOW_SECONDS, agent.follow)
     transport.every(app, LOOK_SECONDS, catch_up)

@@ -12,9 +12,9 @@ import structlog
 
 from feed import wire
 from feed.attribution import Attribution
-from feed.errors import Unreadable
+from feed.errors import Unreadable, last_line
 from feed.events import Engagement, Event
-from feed.features import FrozenItems, ItemTable, UserState, counts, new_user, update_profile, update_user
+from feed.features import FrozenItems, ItemTable, UserState, counts, is_repeat, new_user, update_profile, update_user
 from feed.features.near import taken
 from feed.features.user import NUMERIC, numeric_values
 from feed.io.redis import Change, FeatureStore, Message
@@ -22,6 +22,7 @@ from feed.wire import DeadLetter, Deleted, FeatureUpdate, Position
 
 log = structlog.get_logger()
 
+USERS_OF_AN_UPDATE = 500  # in one message: 128 characters each, of up to 12 bytes, are less than a record may have
 MOST_BYTES = wire.LARGEST - 4096  # of a message's value: the rest is for its key and for what is around them
 
 
@@ -61,11 +62,22 @@ class Folder:
             self._fold_events(change, events, store, table)
         for state in change.users.values():
             self._finish(state, end)
-        if change.users:
-            update = FeatureUpdate(tuple(change.users), end)
-            change.messages.append(
-                Message(wire.FEATURE_UPDATES.name, end.partition, str(end.partition).encode(), wire.encode(update))
-            )
+        users, key = list(change.users), str(end.partition).encode()
+        for start in range(0, len(users), USERS_OF_AN_UPDATE):
+            update = FeatureUpdate(tuple(users[start : start + USERS_OF_AN_UPDATE]), end)
+            change.messages.append(Message(wire.FEATURE_UPDATES.name, end.partition, key, wire.encode(update)))
+        return change
+
+    def set_aside(self, topic: wire.Topic, record: Any, end: Position, error: Exception) -> Change:
+        """The change that a record makes whose fold has failed with `error`, for whatever reason: a dead letter."""
+        place = Position(end.topic_id, end.partition, record.offset)
+        log.error(
+            "a record that this code cannot fold is set aside: a programming error, please report it",
+            topic=topic.name, partition=place.partition, offset=place.offset, exc_info=error,
+        )  # fmt: skip
+        change = Change(end)
+        reason = f"the fold failed, which is a programming error: {last_line(error)}"
+        self._refuse(change, DeadLetter(topic.name, place, reason, record.key, record.value))
         return change
 
     def close(self, at: Position, store: FeatureStore) -> Change:
@@ -100,6 +112,9 @@ class Folder:
         counted: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         for event in events:
             state = change.users[event.user_id]
+            if is_repeat(state, event):
+                change.repeats += 1
+                continue
             windows.add(event, state)
             if (first := taken(state, event)) is not None:
                 change.taken.append(first)
@@ -109,8 +124,8 @@ class Folder:
                 of_item = counted[item_id]
                 for name in fields:
                     of_item[name] += 1
+            change.events.append(event)
         change.counts.update(counted)
-        change.events.extend(events)
         self._emit(change, windows)
 
     def _windows(
@@ -121,7 +136,8 @@ class Folder:
         ids = sorted({*users, *store.due(end.topic_id, end.partition, max(marks.clock, newest))})
         found = zip(ids, store.pending(end.topic_id, end.partition, ids), strict=True)
         pending = {user_id: of_user for user_id, of_user in found if of_user is not None}
-        return Attribution(self._attribution, end.partition, marks, pending, FrozenItems(table, now))
+        # the batch may begin with an event of long ago, and what is in it was shown to people of today
+        return Attribution(self._attribution, end.partition, marks, pending, FrozenItems(table, max(now, marks.clock)))
 
     def _emit(self, change: Change, windows: Attribution, everything: bool = False) -> None:
         for example in windows.close(everything):
@@ -135,6 +151,10 @@ class Folder:
                 "fewer and shorter tags and attributes"
             )
             self._refuse(change, DeadLetter(wire.INTERACTIONS.name, change.position, reason, key, None))
+        for failed in windows.failed:
+            log.error("an example cannot be made", user=failed.user_id, request=failed.request, exc_info=failed.error)
+            reason = f"no example of request {failed.request} of user {failed.user_id}: {last_line(failed.error)}"
+            self._refuse(change, DeadLetter(wire.INTERACTIONS.name, change.position, reason, failed.user_id.encode(), None))
         change.pending, change.marks, change.marks_before = windows.pending, windows.marks, windows.before
 
     def _load(self, change: Change, ids: Sequence[str], store: FeatureStore) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2
 from msgspec import Struct
@@ -14,7 +14,7 @@ from feed import wire
 from feed.catalogue import Item, User
 from feed.errors import Unreadable
 from feed.events import Event
-from tests import strategies
+from tests import grammar, strategies
 
 POSITIONS = st.builds(wire.Position, strategies.TEXT, st.integers(0, 999), st.integers(0, 2**53))
 LIKE: dict[str, Any] = {
@@ -96,6 +96,26 @@ def test_an_impossible_event_is_unreadable_and_the_reason_names_the_field(change
 def test_an_event_without_a_required_field_is_unreadable(missing: str) -> None:
     with pytest.raises(Unreadable, match=missing):
         wire.decode_event(json.dumps({name: value for name, value in LIKE.items() if name != missing}).encode())
+
+
+DECODERS = {"interactions": wire.decode_event, "items": wire.decode_item, "users": wire.decode_user}
+
+
+@pytest.mark.parametrize("topic", DECODERS)
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_whatever_is_within_every_bound_is_read_and_stays_what_it_is(topic: str, data: st.DataObject) -> None:
+    read = DECODERS[topic](json.dumps(data.draw(grammar.within(grammar.TYPES[topic]))).encode())
+    assert DECODERS[topic](wire.encode(read)) == read
+
+
+@pytest.mark.parametrize("topic", DECODERS)
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_whatever_is_beyond_one_bound_is_unreadable(topic: str, data: st.DataObject) -> None:
+    message = data.draw(grammar.beyond(grammar.TYPES[topic]))
+    with pytest.raises(Unreadable):
+        DECODERS[topic](json.dumps(message).encode())
 
 
 @given(st.binary() | strategies.TEXT.map(str.encode), st.sampled_from([wire.decode_event, wire.decode_item, wire.decode_user]))

@@ -158,8 +158,7 @@ def _column(table: pd.DataFrame, name: str) -> Sequence[Any]:
 
 
 def _row(entry: Item | User, known: Iterable[str]) -> dict[str, Any]:
-    row = entry.attributes | {name: getattr(entry, name) for name in known}
-    return row | {"available": None} if row.get("available") is True else row  # said only where it is not
+    return entry.attributes | {name: getattr(entry, name) for name in known}
 
 
 def _frame(rows: Iterable[dict[str, Any]], known: Iterable[str]) -> pd.DataFrame:

@@ -172,9 +172,10 @@ class ItemTable:
         return self.near.of(rows).among(self.known)
 
     def sums(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
-        """float64 (rows, kinds, half-lives): decayed counts at `now`."""
+        """float64 (rows, kinds, half-lives): decayed counts at `now`; an item that has changed since has them as of then."""
         index = np.arange(len(self)) if rows is None else rows
-        return np.asarray(self._sums[index] * np.exp2((self._since[index] - now)[:, None, None] / counts.HALF_LIVES))
+        passed = np.maximum(now - self._since[index], 0.0)
+        return np.asarray(self._sums[index] * np.exp2(-passed[:, None, None] / counts.HALF_LIVES))
 
     def popularity(self, now: float) -> np.ndarray:
         """float64 (n,): clicks, likes, shares and comments, decayed with a half-life of one day."""
@@ -188,7 +189,7 @@ class ItemTable:
         """
         index = np.arange(len(self)) if rows is None else rows
         n = len(self)
-        week = self._sums[:n, :, 2] * np.exp2((self._since[:n] - now) / counts.HALF_LIVES[2])[:, None]
+        week = self._sums[:n, :, 2] * np.exp2(-np.maximum(now - self._since[:n], 0.0) / counts.HALF_LIVES[2])[:, None]
         positives = week[:, POSITIVE_KINDS].sum(axis=1)
         shown, viewed = week[:, counts.KIND_INDEX["impression"]], week[:, counts.KIND_INDEX["view"]]
         sums = self.sums(now, index)

@@ -4,8 +4,10 @@ A user's state is one JSON value, `{"user_id": ..., feature name: that feature's
 readable (counts, shares, hours); `feed.features.space` turns them into model inputs.
 """
 
+import base64
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, ClassVar
 
 from feed.catalogue import Item, User
@@ -17,6 +19,7 @@ UserState = dict[str, Any]
 SEEN = 1000  # consumed items remembered: "unique items" is exact, and nothing is shown again, up to here
 HIDDEN = 256  # hidden items remembered by their ids; older ones stay hidden by a Bloom filter
 RECENT = 50
+EVENTS_KNOWN = 64  # ids of a user's newest events that are remembered: one that comes again within so many counts once
 PROFILE = ("platform", "country", "age_group", "gender")
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -65,6 +68,30 @@ class Counts(UserFeature):
         counts = [part.get(k, 0) for k in ENGAGEMENTS]
         total = sum(counts)
         return (total, part.get("impression", 0), *(n / total if total else 0.0 for n in counts))
+
+
+class EventIds(UserFeature):
+    """The ids of the user's newest `EVENTS_KNOWN` events, oldest first, each as 48 bits of its hash in 8 characters.
+
+    A new event is taken for one of them by chance with probability EVENTS_KNOWN / 2^48, about 2 in 10^13.
+    """
+
+    name = "event_ids"
+
+    def start(self) -> list[str]:
+        """No events."""
+        return []
+
+    def update(self, part: list[str], event: Event, items: Mapping[str, Item]) -> list[str]:
+        """Remember the event."""
+        part.append(self.token(event))
+        del part[:-EVENTS_KNOWN]
+        return part
+
+    @staticmethod
+    def token(event: Event) -> str:
+        """What is remembered of the event's id."""
+        return base64.b64encode(blake2b(event.event_id.encode(), digest_size=6).digest()).decode()
 
 
 class Dwell(UserFeature):
@@ -292,7 +319,7 @@ CATEGORIES = Affinity("categories", 24)
 AFFINITIES = (CATEGORIES, Affinity("creators", 24), Affinity("tags", 32))
 LATELY = (Lately("lately_categories", "categories", 24), Lately("lately_tags", "tags", 32))
 USER_FEATURES: tuple[UserFeature, ...] = (
-    Counts(), Dwell(), Last(), LastContext(), *AFFINITIES, *LATELY, Recent(), Seen(), Hidden(),
+    Counts(), Dwell(), Last(), LastContext(), *AFFINITIES, *LATELY, Recent(), Seen(), Hidden(), EventIds(),
 )  # fmt: skip
 NUMERIC = tuple(name for feature in USER_FEATURES for name in feature.values)
 
@@ -302,8 +329,13 @@ def new_user(user_id: str) -> UserState:
     return {"user_id": user_id, "profile": {}, **{feature.name: feature.start() for feature in USER_FEATURES}}
 
 
+def is_repeat(state: UserState, event: Event) -> bool:
+    """Whether the user's newest events have this one already: then it counts nowhere a second time."""
+    return EventIds.token(event) in state[EventIds.name]
+
+
 def update_user(state: UserState, event: Event, items: Mapping[str, Item]) -> None:
-    """Fold one event of this user into `state`, in place."""
+    """Fold one event of this user, which is no repeat, into `state`, in place."""
     for feature in USER_FEATURES:
         state[feature.name] = feature.update(state[feature.name], event, items)
 
@@ -311,7 +343,7 @@ def update_user(state: UserState, event: Event, items: Mapping[str, Item]) -> No
 def update_profile(state: UserState, user: User) -> None:
     """Take over what is known of the user at creation, in place."""
     known = {name: getattr(user, name) for name in PROFILE}
-    state["profile"] = {name: value for name, value in known.items() if value is not None} | user.attributes
+    state["profile"] = user.attributes | {name: value for name, value in known.items() if value is not None}
 
 
 def numeric_values(state: UserState, now: float) -> list[float]:

@@ -21,12 +21,11 @@ import redis
 from feed.io.redis import erased_name
 from feed.ranking.types import MODEL, Feed
 
-# The JSON of a feed without an item. Its name is unambiguous: within a text of the JSON every quote has a backslash before it.
+# The JSON of a feed without the item that begins at `first`. It and where it ends are unambiguous: within a text of the JSON
+# every quote has a backslash before it.
 _WITHOUT = """
-local function without(meta, item)
-  local first, last = string.find(meta, '{"item_id":' .. item .. ',', 1, true)
-  if not first then return meta end
-  last = string.find(meta, '}', last, true)
+local function without(meta, first)
+  local last = string.find(meta, '}', string.find(meta, ',"score":', first, true), true)
   if string.sub(meta, last + 1, last + 1) == ',' then last = last + 1
   elseif string.sub(meta, first - 1, first - 1) == ',' then first = first - 1 end
   return string.sub(meta, 1, first - 1) .. string.sub(meta, last + 1)
@@ -35,7 +34,7 @@ end
 
 # KEYS: feed, meta, user, erased, items:withdrawn. ARGV: generation, topic id, partition, offset (three '' if the feed has no
 # position), meta, the user's name in `erased`, and in one MessagePack array (the client is slow at many arguments) the sorted
-# set's score and member of each item, as text, and the member as JSON.
+# set's score and member of each item, as text.
 # Of the same generation, a feed is older if it has no position and the other has, or a smaller offset of the same log.
 # Positions of two logs (interactions, users) do not compare: then the last one written stays.
 _WRITE = (
@@ -54,14 +53,22 @@ if held then
   end
 end
 redis.call('DEL', KEYS[1])
-local meta, places, shown, ids = ARGV[5], cmsgpack.unpack(ARGV[7]), {}, {}
-for i = 2, #places, 3 do ids[#ids + 1] = places[i] end
-local withdrawn = #ids > 0 and redis.call('ZMSCORE', KEYS[5], unpack(ids)) or {}
-for i, id in ipairs(ids) do
-  if withdrawn[i] then meta = without(meta, places[3 * i])
-  else shown[#shown + 1] = places[3 * i - 2] shown[#shown + 1] = id end
+local meta, places = ARGV[5], cmsgpack.unpack(ARGV[7])
+if #places > 0 and redis.call('EXISTS', KEYS[5]) == 1 then
+  local ids, shown, first = {}, {}, 1
+  for i = 2, #places, 2 do ids[#ids + 1] = places[i] end
+  for i, withdrawn in ipairs(redis.call('ZMSCORE', KEYS[5], unpack(ids))) do
+    first = string.find(meta, '{"item_id":', first, true)
+    if withdrawn then meta = without(meta, first)
+    else
+      shown[#shown + 1] = places[2 * i - 1]
+      shown[#shown + 1] = places[2 * i]
+      first = first + 1
+    end
+  end
+  places = shown
 end
-if #shown > 0 then redis.call('ZADD', KEYS[1], unpack(shown)) end
+if #places > 0 then redis.call('ZADD', KEYS[1], unpack(places)) end
 redis.call('SET', KEYS[2], meta)
 return 1
 """
@@ -90,7 +97,10 @@ for _, feed in ipairs(step[2]) do
     redis.call('ZREM', feed, unpack(there))
     local meta = redis.call('GET', feed .. ':meta')
     if meta then
-      for _, id in ipairs(there) do meta = without(meta, json[id]) end
+      for _, id in ipairs(there) do
+        local first = string.find(meta, '{"item_id":' .. json[id] .. ',', 1, true)
+        if first then meta = without(meta, first) end
+      end
       redis.call('SET', feed .. ':meta', meta)
     end
     found[#found + 1] = feed
@@ -168,7 +178,7 @@ class FeedStore:
         """Take these items out of all feeds, each feed atomically; returns the users who had one of them in theirs."""
         if not item_ids:
             return set()
-        gone = [part for item_id in item_ids for part in (item_id, _json(item_id))]
+        gone = [part for item_id in item_ids for part in (item_id, msgspec.json.encode(item_id).decode())]
         return {feed.decode().removeprefix("feed:") for feed in self._walk(self._take_out, msgspec.msgpack.encode(gone))}
 
     def items(self) -> set[str]:
@@ -198,16 +208,8 @@ def _meta_key(user_id: str) -> str:
 def _arguments(feed: Feed) -> list[Any]:
     at = feed.position
     arguments: list[Any] = [feed.generation, *(("", "", "") if at is None else (at.topic_id, at.partition, at.offset))]
-    places = [
-        text
-        for item, score in zip(feed.items, order_scores(feed), strict=True)
-        for text in (repr(score), item.item_id, _json(item.item_id))
-    ]
+    places = [text for item, score in zip(feed.items, order_scores(feed), strict=True) for text in (repr(score), item.item_id)]
     return [*arguments, msgspec.json.encode(feed), erased_name(feed.user_id), msgspec.msgpack.encode(places)]
-
-
-def _json(text: str) -> str:
-    return msgspec.json.encode(text).decode()
 
 
 def order_scores(feed: Feed) -> list[float]:

@@ -5,7 +5,7 @@ All clients find the broker's version by themselves: an explicit one misreads ne
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -112,14 +112,25 @@ class Sender:
         with self._change:
             return dict(self._next)
 
-    def send(self, topic: Topic, key: str, message: Struct, partition: int | None = None) -> None:
+    def send(
+        self,
+        topic: Topic,
+        key: str,
+        message: Struct,
+        partition: int | None = None,
+        acknowledged: Callable[[int], None] | None = None,
+    ) -> None:
         """Send `message`, to `key`'s own partition if none is given. Blocks and raises as `send_raw`."""
         if partition is None:
             partition = partition_of(key, self._count(topic.name))
-        self.send_raw(topic.name, partition, key.encode(), encode(message))
+        self.send_raw(topic.name, partition, key.encode(), encode(message), acknowledged)
 
-    def send_raw(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
+    def send_raw(
+        self, topic: str, partition: int, key: bytes, value: bytes | None, acknowledged: Callable[[int], None] | None = None
+    ) -> None:
         """Send bytes, None to delete what the key names; blocks while too many messages wait for their acknowledgement.
+
+        `acknowledged` is called with the message's offset, in another thread (-1 if the broker had it already).
 
         Raises `FeedError` if this message cannot be sent, or if the broker has refused earlier ones since this was last said.
         """
@@ -135,6 +146,8 @@ class Sender:
             with self._change:
                 self._sent -= 1
             raise FeedError(f"not sent to {topic}/{partition} at {self._servers}, key {key!r}: {error}") from error
+        if acknowledged is not None:
+            future.add_callback(lambda metadata: acknowledged(metadata.offset))
         future.add_callback(self._on_ack)
         future.add_errback(self._on_failure)
 

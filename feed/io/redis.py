@@ -176,7 +176,7 @@ class Change:
     since 1970); what `users` has of them came later. `taken`: what was taken, after what. `pending`: what is open of these
     users now; `marks` None: the partition has none. `events`: those that were folded. `newest`: the newest event time (seconds
     since 1970, 0 if there is none).
-    `marks_before`: those it was computed from.
+    `marks_before`: those it was computed from. `repeats`: events that came again.
     """
 
     position: Position
@@ -191,6 +191,7 @@ class Change:
     events: list[Event] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     newest: float = 0.0
+    repeats: int = 0
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,12 @@ def claim_topics(client: redis.Redis, topic_ids: Mapping[str, str]) -> None:
                 f"Redis holds features of a log that is gone: {changed} was recreated. Empty Redis and the registry "
                 "(`docker compose down -v`; `make up` does it by itself), or point FEED_REDIS at the right server"
             )
+
+
+def read_topics(client: redis.Redis) -> dict[str, str]:
+    """The ids of the topics that this state is computed from, by name; empty if it is computed from none."""
+    value = cast("bytes | None", client.get("topics"))
+    return {} if value is None else cast("dict[str, str]", json.loads(value))
 
 
 class FeatureStore:
@@ -444,7 +451,7 @@ def _content(items: Mapping[str, Item | None], item_id: str) -> tuple[bytes, str
     item = items[item_id]
     if item is None:
         return b"removed", "withdrawn"
-    return msgspec.json.encode(item), "shown" if item.available else "withdrawn"
+    return msgspec.json.encode(item), "withdrawn" if item.available is False else "shown"
 
 
 def _counted(change: Change) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:

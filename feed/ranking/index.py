@@ -5,12 +5,15 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
 from feed.errors import BadModel
 from feed.features import ItemTable, bloom
 from feed.models.snapshot import Snapshot
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,25 @@ class Index:
 
     @classmethod
     def of(cls, snapshot: Snapshot, table: ItemTable, now: float) -> Self:
-        """The table's items at `now` (seconds since 1970). Raises `BadModel` if the weights give no finite vectors."""
+        """The table's items at `now` (seconds since 1970), those without a finite vector as if unknown.
+
+        Raises `BadModel` if the weights give no finite vector at all.
+        """
         with torch.inference_mode():
             vectors = snapshot.model.item_vectors(snapshot.space.item_inputs(table, None, now))
-        if not bool(torch.isfinite(vectors).all()):
-            raise BadModel("the model's item vectors are not finite: train anew with `python offline/bootstrap.py`")
+        known, finite = table.known.copy(), torch.isfinite(vectors).all(dim=1).numpy()
+        if not finite.all():
+            if not (finite & known).any():
+                raise BadModel("the model's item vectors are not finite: train anew with `python offline/bootstrap.py`")
+            without = [table.ids[row] for row in np.flatnonzero(~finite)]
+            log.error("items whose vectors are not finite are not ranked", items=len(without), first=without[:5])
+            known &= finite
+            vectors = torch.where(torch.from_numpy(finite)[:, None], vectors, 0.0)
         return cls(
             table,
             list(table.ids),
             vectors,
-            table.known.copy(),
+            known,
             table.created.copy(),
             table.until.copy(),
             table.category.copy(),

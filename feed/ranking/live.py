@@ -43,16 +43,11 @@ class Live:
         self._ranker: Ranker | None = None
         self._refused: Champion | None = None
         self._unreadable = ""
-        self._filled = False
         self._due = -1.0
+        self._refreshed: float | None = None
         self._latest = 0.0
         self._shown = np.zeros(0, np.bool_)  # by rows of the table: what was showable when `expired` was called last
         self._changing = threading.Lock()  # held by whoever reads the whole table or writes into it
-
-    @property
-    def filled(self) -> bool:
-        """Whether the catalogue has been read."""
-        return self._filled
 
     @property
     def version(self) -> str | None:
@@ -64,6 +59,11 @@ class Live:
         """The generation that ranks; 0 as long as there has been no champion."""
         return 0 if self._ranker is None else self._ranker.generation
 
+    @property
+    def refresh_age(self) -> float | None:
+        """Seconds since the catalogue was last brought up to date; None as long as it has not been read."""
+        return None if self._refreshed is None else self._clock() - self._refreshed
+
     def refresh(self) -> None:
         """Take over changed items, and a new champion; does nothing if the last refresh was a moment ago."""
         with self._changing:
@@ -71,7 +71,7 @@ class Live:
             if start < self._due:
                 return
             rows = self._changed(self.table)
-            self._filled = True
+            self._refreshed = start
             before = self._ranker
             if (champion := self._other_champion()) is not None:
                 self._take_over(champion)
@@ -86,7 +86,7 @@ class Live:
         Looking costs one small file and no lock, so it may be done many times a second, however slow refreshes are; taking
         over waits for the refresh at hand.
         """
-        if self._filled and self._other_champion() is not None:
+        if self._refreshed is not None and self._other_champion() is not None:
             with self._changing:
                 if (champion := self._other_champion()) is not None:
                     self._take_over(champion)
