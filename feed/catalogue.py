@@ -3,6 +3,7 @@
 `attributes` holds a log's further columns: text and whole numbers are categorical features, floats are numeric ones.
 """
 
+from math import inf
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -14,7 +15,7 @@ MOST_TAGS = 64
 
 
 class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One item: `title` is for display only, everything else is a feature."""
+    """One item: `title` is for display only, `available` and the times say when it may be shown, all else is a feature."""
 
     item_id: Id
     title: Annotated[str, Meta(max_length=TITLE_LENGTH)] | None = None
@@ -23,15 +24,28 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tags: Annotated[tuple[Text, ...], Meta(max_length=MOST_TAGS)] = ()
     creator_id: Id | None = None
     attributes: Attributes = {}
+    available: bool | None = None
+    expires_at: Time | None = None
 
     def __post_init__(self) -> None:
         ids_to_text(self, "item_id", "creator_id")
-        times_to_utc(self, "created_at")
+        times_to_utc(self, "created_at", "expires_at")
 
     @property
     def created(self) -> float | None:
         """Creation time, seconds since 1970 UTC; None if unknown (then the item always exists)."""
         return None if self.created_at is None else self.created_at.timestamp()
+
+    @property
+    def until(self) -> float:
+        """From here on it may not be shown, seconds since 1970 UTC: inf if it never expires, -inf if it is not available."""
+        if self.available is False:
+            return -inf
+        return inf if self.expires_at is None else self.expires_at.timestamp()
+
+    def showable(self, now: float) -> bool:
+        """Whether it may be shown at `now` (event time, seconds since 1970 UTC)."""
+        return (-inf if self.created is None else self.created) <= now < self.until
 
 
 class User(Struct, frozen=True, kw_only=True, omit_defaults=True):

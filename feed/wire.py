@@ -1,5 +1,7 @@
 """The contract between processes: topics, keys, partitions, and messages as bytes (JSON, schema version 1).
 
+A record without value on a compacted topic (Kafka's tombstone) is no message: `Deleted` says whom or what its key names.
+
 Every reader goes through `decode_*`, which raises `Unreadable` with a reason that names the field; the caller sends the
 bytes to `dead-letters`. Partitions follow the Java client's murmur2 of the key, so that any client which uses it sends a
 user's events to the same partition.
@@ -14,7 +16,7 @@ from msgspec import Struct
 
 from feed.catalogue import Item, User
 from feed.errors import Unreadable
-from feed.events import Event
+from feed.events import Event, Id
 
 LARGEST_MESSAGE = 1024 * 1024  # bytes of an event, item or user: what a broker takes unless it is told otherwise
 LARGEST = 2 * LARGEST_MESSAGE  # bytes of any record: a message, in base64, with what is said about it
@@ -54,6 +56,12 @@ class Position(Struct, frozen=True):
     topic_id: str
     partition: int
     offset: int
+
+
+class Deleted(Struct, frozen=True):
+    """What a record without value says: the item is removed, or the user erased, that has this id."""
+
+    id: str
 
 
 class FeatureUpdate(Struct, frozen=True):
@@ -100,6 +108,14 @@ def decode_item(value: bytes | None) -> Item:
 def decode_user(value: bytes | None) -> User:
     """The user in `value`. Raises `Unreadable`."""
     return _decode(_user, value, "user", LARGEST_MESSAGE)  # type: ignore[no-any-return]
+
+
+def decode_deleted(key: bytes | None) -> Deleted:
+    """What a record without value deletes, by its key. Raises `Unreadable`."""
+    try:
+        return Deleted(msgspec.convert((key or b"").decode(), Id))
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise Unreadable(f"the record has no value, and its key is no id, so it deletes nothing: {error}") from error
 
 
 def decode_update(value: bytes | None) -> FeatureUpdate:

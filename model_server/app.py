@@ -1,7 +1,7 @@
 """The HTTP interface.
 
-GET /feed/{user_id}   the stored feed; for who has none, or one of a champion that serves no more, one ranked on demand (also
-                      for users never heard of); ?limit=5: its first five places
+GET /feed/{user_id}   the stored feed, without what may be shown no more; for who has none, or one of a champion that serves no
+                      more, one ranked on demand (also for users never heard of); ?limit=5: its first five places
 GET /health           the process answers
 GET /ready            Redis is reachable and a champion is loaded
 GET /metrics          counts and gauges for Prometheus
@@ -40,7 +40,7 @@ from model_server.metrics import Metrics
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 0.25  # how often to ask whether a refresh is due
+LOOK_SECONDS = 0.1  # how often to ask whether a refresh is due
 FOLLOW_SECONDS = 0.1  # how often to look who serves
 WATCH_SECONDS = 1.0  # how often to look whether the feeds served keep up with the features
 UserId = Annotated[str, Path(min_length=1, max_length=128, description="a text of 1 to 128 characters")]
@@ -93,9 +93,11 @@ def create_app(client: redis.Redis, registry: Registry, policy: Policy) -> FastA
         """The user's feed, best item first, and how it came to be; its first `limit` places."""
         stored = feeds.read(user_id)
         if stored is not None and stored.generation >= live.generation:  # above: another process has followed sooner
-            freshness.served(user_id)
-            metrics.served(stored)
-            return answer(describe(stored, live.table.by_id, True, limit))
+            shown = tuple(item for item in stored.items if live.refresh_age is None or live.showable(item.item_id))
+            if shown or live.version is None:
+                freshness.served(user_id)
+                metrics.served(stored)
+                return answer(describe(msgspec.structs.replace(stored, items=shown), live.table.by_id, True, limit))
         found = live.rank([features.users([user_id])[0] or new_user(user_id)])[0]
         return answer(describe(found, live.table.by_id, False, limit))
 

@@ -1,7 +1,7 @@
 """What the topics hold, in the data format: `python offline/export.py --out DIR`.
 
-Users and items as they were published last, interactions in time order: all, or those of the newest `--days`. Unreadable
-records are counted and left out: they are in `dead-letters`.
+Users and items as they were published last, interactions in time order: all, or those of the newest `--days`. Removed items and
+erased people (with what they did until then) are left out. So are unreadable records, counted: they are in `dead-letters`.
 """
 
 from bisect import bisect_left
@@ -15,11 +15,14 @@ import typer
 from rich import print
 
 from feed import dataset, logs, settings, wire
+from feed.catalogue import Item, User
 from feed.dataset import Dataset, Format
 from feed.errors import Unreadable, run
 from feed.io import kafka
+from feed.wire import Deleted
 
 log = structlog.get_logger()
+NEVER = -2  # before the time of any record: one without a time has -1
 T = TypeVar("T")
 
 
@@ -30,11 +33,12 @@ class Reader:
     servers: str
     unreadable: dict[str, int] = field(default_factory=dict)
 
-    def messages(self, topic: wire.Topic, decode: Callable[[bytes | None], T]) -> Iterator[T]:
-        """What `decode` makes of the topic's records, one partition after the other."""
+    def messages(self, topic: wire.Topic, decode: Callable[[bytes | None], T]) -> Iterator[tuple[int, T | Deleted]]:
+        """What `decode` makes of the topic's records, one partition after the other, each with its time (milliseconds)."""
         for record in sorted(kafka.read_topic(self.servers, topic), key=lambda record: (record.partition, record.offset)):
             try:
-                yield decode(record.value)
+                deletes = record.value is None and topic.compacted
+                yield record.timestamp, wire.decode_deleted(record.key) if deletes else decode(record.value)
             except Unreadable:
                 self.unreadable[topic.name] = self.unreadable.get(topic.name, 0) + 1
 
@@ -42,14 +46,41 @@ class Reader:
 def export(reader: Reader, days: float | None = None) -> Dataset:
     """The topics as a dataset; the last entry of a user or item counts, events of one instant keep their user's order.
 
-    `days`: only events this much before the newest (event time).
+    Removed items are left out, and all that was recorded of erased people until then. `days`: only events this much before the
+    newest (event time).
     """
-    users = {user.user_id: user for user in reader.messages(wire.USERS, wire.decode_user)}
-    items = {item.item_id: item for item in reader.messages(wire.ITEMS, wire.decode_item)}
-    events = sorted(reader.messages(wire.INTERACTIONS, wire.decode_event), key=lambda event: event.occurred_at)
+    items: dict[str, Item] = {}
+    for _, item in reader.messages(wire.ITEMS, wire.decode_item):
+        if isinstance(item, Deleted):
+            items.pop(item.id, None)
+        else:
+            items[item.item_id] = item
+    users, erased = _users(reader)
+    found = [
+        event
+        for at, event in reader.messages(wire.INTERACTIONS, wire.decode_event)
+        if not isinstance(event, Deleted) and at > erased.get(event.user_id, NEVER)
+    ]
+    events = sorted(found, key=lambda event: event.occurred_at)
     if days is not None and events:
         events = events[bisect_left(events, events[-1].at - days * 86_400, key=lambda event: event.at) :]
     return dataset.from_events(events, items.values(), users.values())
+
+
+def _users(reader: Reader) -> tuple[dict[str, User], dict[str, int]]:
+    """The users as they were described last, and who was erased, until when (milliseconds since 1970)."""
+    users: dict[str, User] = {}
+    erased: dict[str, int] = {}
+    for at, user in reader.messages(wire.USERS, wire.decode_user):
+        user_id = user.id if isinstance(user, Deleted) else user.user_id
+        if at <= erased.get(user_id, NEVER):
+            continue
+        if isinstance(user, Deleted):
+            erased[user_id] = at
+            users.pop(user_id, None)
+        else:
+            users[user_id] = user
+    return users, erased
 
 
 def main(

@@ -47,14 +47,23 @@ HEADER = ("user_id", "item_id", "score", "rank")
 class Audience:
     """Everybody to rank: the item table, the newest event time (seconds since 1970), and how to get at the users' states.
 
-    `feeds`: where their feeds go; None: nowhere.
+    `store`, `feeds`: where all of it is from, and where the feeds go; None: from files, and nowhere.
     """
 
     table: ItemTable
     now: float
     ids: list[str]
     states: Iterator[list[UserState]]
-    feeds: FeedStore | None
+    store: FeatureStore | None = None
+    feeds: FeedStore | None = None
+
+    def take_out_expired(self) -> None:
+        """Take out of the feeds what may be shown no more by now; what records have withdrawn is not in them."""
+        if self.store is not None and self.feeds is not None:
+            before = self.table.showable(self.now)
+            self.store.refresh_items(self.table)
+            gone = before & ~self.table.showable(self.store.now())[: len(before)]
+            self.feeds.take_out([self.table.ids[row] for row in np.flatnonzero(gone).tolist()])
 
 
 def run(configuration: Settings, output: Path, data: Path | None = None) -> Quality:
@@ -76,6 +85,7 @@ def run(configuration: Settings, output: Path, data: Path | None = None) -> Qual
         ranker = load(champion, audience.table, Policy.of(configuration), audience.now)
         check_catalogue(champion.version, in_common(ranker.space, audience.table, audience.now))
         quality = rank_all(ranker, audience, output, registry.generation)
+        audience.take_out_expired()
     console = Console()
     console.print(figures(quality))
     console.print(f"Model {ranker.version}; rankings in {output}\n", highlight=False, soft_wrap=True)
@@ -91,7 +101,7 @@ def from_redis(url: str) -> Audience:
     ids = sorted(store.all_user_ids(), key=natural)
     parts = (ids[start : start + USERS_AT_ONCE] for start in range(0, len(ids), USERS_AT_ONCE))
     states = ([state for state in store.users(part) if state is not None] for part in parts)
-    return Audience(table, store.now(), ids, states, FeedStore(client))
+    return Audience(table, store.now(), ids, states, store, FeedStore(client))
 
 
 def from_files(path: Path, future_seconds: float) -> Audience:
@@ -102,7 +112,7 @@ def from_files(path: Path, future_seconds: float) -> Audience:
         folded.apply(event)
     ids = sorted(folded.users, key=natural)
     parts = (ids[start : start + USERS_AT_ONCE] for start in range(0, len(ids), USERS_AT_ONCE))
-    return Audience(folded.items, folded.now, ids, ([folded.users[i] for i in part] for part in parts), None)
+    return Audience(folded.items, folded.now, ids, ([folded.users[i] for i in part] for part in parts))
 
 
 def natural(user_id: str) -> tuple[int, str]:

@@ -149,6 +149,7 @@ class FeaturesAgent:
         if applied:
             self._count(change)
             _say_late(change)
+            _say_deleted(change)
         return applied
 
     def _standing(self, *places: tuple[str, int]) -> Standing:
@@ -175,8 +176,11 @@ class FeaturesAgent:
 
     def _count(self, change: Change) -> None:
         """What this worker has just told Redis, it need not read from there."""
-        for item in change.items.values():
-            self._table.upsert(item)
+        for item_id, item in change.items.items():
+            if item is None:
+                self._table.remove(item_id)
+            else:
+                self._table.upsert(item)
         for event in change.events:
             self._table.add(event)
         for item_id, after in change.taken:
@@ -262,6 +266,13 @@ def _say_late(change: Change) -> None:
             "engagements that came too late are in no example", partition=change.position.partition,
             engagements=after.late - before.late, in_all=after.late,
         )  # fmt: skip
+
+
+def _say_deleted(change: Change) -> None:
+    """By numbers: whoever is erased is not to be named in a log."""
+    items = sum(item is None for item in change.items.values())
+    if items or change.erased:
+        log.info("deleted", partition=change.position.partition, items=items, users=len(change.erased))
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ Pure but for what it reads of the store; what cannot be used becomes a dead lett
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -18,7 +18,7 @@ from feed.features import FrozenItems, ItemTable, UserState, counts, is_repeat, 
 from feed.features.near import taken
 from feed.features.user import NUMERIC, numeric_values
 from feed.io.redis import Change, FeatureStore, Message
-from feed.wire import DeadLetter, FeatureUpdate, Position
+from feed.wire import DeadLetter, Deleted, FeatureUpdate, Position
 
 log = structlog.get_logger()
 
@@ -40,22 +40,24 @@ class Folder:
         self._attribution = attribution_seconds
 
     def fold(self, topic: wire.Topic, records: Sequence[Any], end: Position, store: FeatureStore, table: ItemTable) -> Change:
-        """The change that `records` (with .offset, .key, .value) of `topic` make; unusable ones become dead letters.
+        """The change that `records` (.offset, .key, .value, .timestamp) of `topic` make; unusable ones become dead letters.
 
         `table`: the items as they are frozen into examples.
         """
         change = Change(end)
         if topic is wire.ITEMS:
-            for item in self._readable(change, topic, records, wire.decode_item):
-                change.items[item.item_id] = item
+            for _, item in self._readable(change, topic, records, wire.decode_item):
+                if isinstance(item, Deleted):
+                    change.items[item.id] = None
+                else:
+                    change.items[item.item_id] = item
             return change
         if topic is wire.USERS:
-            users = list(self._readable(change, topic, records, wire.decode_user, self._misplaced_user))
-            self._load(change, [user.user_id for user in users], store)
-            for user in users:
-                update_profile(change.users[user.user_id], user)
+            self._fold_users(change, self._readable(change, topic, records, wire.decode_user, self._misplaced_user), store)
         else:
-            events = list(self._readable(change, topic, records, wire.decode_event, self._misplaced_event))
+            readable = self._readable(change, topic, records, wire.decode_event, self._misplaced_event)
+            erased = store.erased(list(dict.fromkeys(event.user_id for _, event in readable)))
+            events = [event for record, event in readable if not _is_erased(erased, event.user_id, record)]
             self._load(change, [event.user_id for event in events], store)
             self._fold_events(change, events, store, table)
         for state in change.users.values():
@@ -84,6 +86,22 @@ class Folder:
         windows = self._windows(at, store, ItemTable(), 0.0, (), float("inf"))
         self._emit(change, windows, everything=True)
         return change
+
+    def _fold_users(self, change: Change, readable: Sequence[tuple[Any, Any]], store: FeatureStore) -> None:
+        """Take over profiles, and erase: of a user who is erased nothing counts that was recorded until then."""
+        ids = list(dict.fromkeys(_user_id(message) for _, message in readable))
+        states, erased = dict(zip(ids, store.users(ids), strict=True)), store.erased(ids)
+        for record, message in readable:
+            user_id = _user_id(message)
+            if _is_erased(erased, user_id, record):
+                continue
+            if isinstance(message, Deleted):
+                erased[user_id] = change.erased[user_id] = record.timestamp
+                states[user_id] = None
+                change.users.pop(user_id, None)
+            else:
+                state = states[user_id] = change.users[user_id] = states[user_id] or new_user(user_id)
+                update_profile(state, message)
 
     def _fold_events(self, change: Change, events: Sequence[Event], store: FeatureStore, table: ItemTable) -> None:
         if not events:
@@ -157,16 +175,18 @@ class Folder:
         records: Sequence[Any],
         decode: Callable[[bytes | None], Any],
         refuse: Callable[[Any, int], str | None] = lambda message, partition: None,
-    ) -> list[Any]:
+    ) -> list[tuple[Any, Any]]:
+        """The records that can be used, each with its message."""
         readable = []
         for record in records:
             try:
-                message = decode(record.value)
+                deletes = record.value is None and topic.compacted
+                message = wire.decode_deleted(record.key) if deletes else decode(record.value)
                 reason = refuse(message, change.position.partition)
             except Unreadable as error:
                 reason = str(error)
             if reason is None:
-                readable.append(message)
+                readable.append((record, message))
                 continue
             place = Position(change.position.topic_id, change.position.partition, record.offset)
             self._refuse(change, DeadLetter(topic.name, place, reason, record.key, record.value))
@@ -182,12 +202,13 @@ class Folder:
         change.messages.append(Message(wire.DEAD_LETTERS.name, 0, letter.key or b"", value))
         log.warning("dead letter", topic=letter.topic, partition=place.partition, offset=place.offset, reason=letter.reason)
 
-    def _misplaced_user(self, user: Any, partition: int) -> str | None:
-        right = wire.partition_of(user.user_id, self._partitions)
+    def _misplaced_user(self, message: Any, partition: int) -> str | None:
+        user_id = _user_id(message)
+        right = wire.partition_of(user_id, self._partitions)
         if partition == right:
             return None
         return (
-            f"user {user.user_id!r} belongs to partition {right}, not {partition}: use the user id as the key and the "
+            f"user {user_id!r} belongs to partition {right}, not {partition}: use the user id as the key and the "
             "partitioner murmur2 (librdkafka: partitioner=murmur2_random)"
         )
 
@@ -199,3 +220,12 @@ class Folder:
                 "accepted): set the sender's clock, or FEED_FUTURE_SECONDS"
             )
         return self._misplaced_user(event, partition)
+
+
+def _user_id(message: Any) -> str:
+    return str(message.id if isinstance(message, Deleted) else message.user_id)
+
+
+def _is_erased(erased: Mapping[str, int], user_id: str, record: Any) -> bool:
+    """Whether the record is not later than the erasure of its user."""
+    return user_id in erased and record.timestamp <= erased[user_id]

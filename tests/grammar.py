@@ -89,6 +89,8 @@ def _within(info: Any) -> st.SearchStrategy[Any]:
             return st.lists(item, min_size=least, max_size=least + 4) | item.map(lambda one: [one] * _fitting(one, most))
         case inspect.DateTimeType():
             return TIMES
+        case inspect.BoolType():
+            return st.booleans()
         case inspect.LiteralType():
             return st.sampled_from(list(info.values))
         case inspect.NoneType():
@@ -221,6 +223,8 @@ def _just_beyond(info: Any) -> list[Any]:
             return list(NOT_TIMES)
         case inspect.LiteralType():
             return [0, 2, "1", [], 1.5]
+        case inspect.BoolType():
+            return ["true", "", 0, 1, [], {}]
         case inspect.StructType():
             return ["x", 1, [], True]
     return []

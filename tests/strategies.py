@@ -44,6 +44,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(IMPRESSIONS, *ENGAGED)
 ITEMS = st.builds(
     Item, item_id=IDS, title=st.none() | TEXT, created_at=st.none() | TIMES, category=st.none() | TEXT,
     tags=st.lists(TEXT, unique=True, max_size=4).map(tuple), creator_id=st.none() | IDS, attributes=ATTRIBUTES,
+    available=st.none() | st.booleans(), expires_at=st.none() | TIMES,
 )  # fmt: skip
 USERS = st.builds(
     User, user_id=IDS, signed_up_at=st.none() | TIMES, platform=st.none() | TEXT, country=st.none() | TEXT,

@@ -127,6 +127,15 @@ def numbers(where: Where, given: pd.Series) -> pd.Series:
 finite = numbers
 
 
+def flags(where: Where, given: pd.Series) -> pd.Series:
+    """`boolean`, from booleans or the texts true and false."""
+    values = _plain(given)
+    empty = missing(values)
+    as_text = values.astype("str").str.strip().str.lower().mask(empty)
+    where.refuse(given, ~empty & ~as_text.isin(["true", "false"]), "is neither true nor false")
+    return as_text.map({"true": True, "false": False}).astype("boolean")
+
+
 def probabilities(where: Where, given: pd.Series) -> pd.Series:
     """float64 in (0, 1]."""
     values = numbers(where, given)

@@ -1,7 +1,8 @@
 """The three tables and their columns; a `Dataset` that exists is valid.
 
 Columns come out in one form each: ids and text as `str`, times as `datetime64[us, UTC]`, whole numbers as `Int64`, floats as
-`float64`, tags as tuples. Missing is missing (never an empty text), and an optional column without any value is left out.
+`float64`, true and false as `boolean`, tags as tuples. Missing is missing (never an empty text), and an optional column without
+any value is left out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,8 @@ ITEMS: Mapping[str, Parse] = {
     "category": columns.text,
     "tags": columns.tags,
     "creator_id": columns.ids,
+    "available": columns.flags,
+    "expires_at": columns.times,
 }
 INTERACTIONS: Mapping[str, Parse] = {
     "user_id": columns.ids,

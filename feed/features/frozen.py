@@ -104,9 +104,9 @@ class FrozenItems:
         return tuple(sorted(entries, key=lambda entry: (-entry[1], entry[0]))[:NEAREST]), own
 
     def draw(self, n: int, seed: int, without: Collection[str]) -> list[ItemFeatures]:
-        """At most `n` different items that the catalogue describes and that exist by now, drawn uniformly."""
+        """At most `n` different items that may be shown now, drawn uniformly."""
         table = self._table
-        there = np.flatnonzero(table.known & (table.created <= self._now))
+        there = np.flatnonzero(table.showable(self._now))
         drawn = np.random.default_rng(seed).permutation(there)[: n + len(without)].tolist()
         return [self[table.ids[row]] for row in drawn if table.ids[row] not in without][:n]
 

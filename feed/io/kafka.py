@@ -27,17 +27,19 @@ CLOSE_SECONDS = 5.0
 QUIET_SECONDS = 1.0  # a topic is read to its end when its end was reached and nothing has come for this long
 ANSWER_SECONDS = 5.0  # a broker that has not answered by then is away
 _FOREVER_MS = 2**31 - 1
+_HUNDRED_YEARS_MS = 36_500 * 86_400_000  # the broker adds it to the time: the largest number would overflow there
 _VIEW_MS = 5_000
 
 
 class Record(NamedTuple):
-    """One record of a topic."""
+    """One record of a topic; `timestamp`: when it was sent, by the sender's clock (milliseconds since 1970)."""
 
     topic: str
     partition: int
     offset: int
     key: bytes | None
     value: bytes | None
+    timestamp: int = 0
 
 
 def wait_for_broker(servers: str) -> None:
@@ -124,9 +126,9 @@ class Sender:
         self.send_raw(topic.name, partition, key.encode(), encode(message), acknowledged)
 
     def send_raw(
-        self, topic: str, partition: int, key: bytes, value: bytes, acknowledged: Callable[[int], None] | None = None
+        self, topic: str, partition: int, key: bytes, value: bytes | None, acknowledged: Callable[[int], None] | None = None
     ) -> None:
-        """Send bytes; blocks while too many messages wait for their acknowledgement.
+        """Send bytes, None to delete what the key names; blocks while too many messages wait for their acknowledgement.
 
         `acknowledged` is called with the message's offset, in another thread (-1 if the broker had it already).
 
@@ -249,7 +251,7 @@ def read_topic(servers: str, topic: Topic) -> Iterator[Record]:
             found = consumer.poll(200, max_records=10_000)
             for records in found.values():
                 for r in records:
-                    yield Record(r.topic, r.partition, r.offset, r.key, r.value)
+                    yield Record(r.topic, r.partition, r.offset, r.key, r.value, r.timestamp)
             # the embedded broker names an end up to one batch too early, so the end alone is not the end
             if found or any(consumer.position(place) < end for place, end in ends.items()):
                 quiet_since = None
@@ -274,7 +276,7 @@ def follow_topic(servers: str, topic: Topic, offset: int, seconds: float = QUIET
         while True:
             found = consumer.poll(int(seconds * 1000), max_records=1_000).get(place, [])
             for r in found:
-                yield Record(r.topic, r.partition, r.offset, r.key, r.value)
+                yield Record(r.topic, r.partition, r.offset, r.key, r.value, r.timestamp)
             if not found:
                 yield None
     finally:
@@ -403,6 +405,8 @@ def _create(admin: KafkaAdminClient, topic: Topic, partitions: int) -> None:
     settings: dict[str, Any] = {"num_partitions": partitions, "replication_factor": -1}  # as the broker has it set
     configs = {
         "cleanup.policy": "compact" if topic.compacted else None,
+        # a state that is computed anew must still be told what was deleted
+        "delete.retention.ms": str(_HUNDRED_YEARS_MS) if topic.compacted else None,
         "retention.ms": None if topic.days is None else str(topic.days * 86_400_000),
         "max.message.bytes": None if topic.bytes is None else str(topic.bytes),
     }

@@ -5,6 +5,8 @@
                                     how many fields its `near` hash is
     near:{id}                       hash: what the item was taken after: item id -> amount, an integer (see feed.features.near)
     items:changed                   sorted set: ids of described items by the number of their last change
+    items:withdrawn                 sorted set: the last `WITHDRAWN` items that records have withdrawn, by the same number
+    erased                          hash: who was erased (see `erased_name`) -> up to when, milliseconds since 1970
     members:{partition}             set: ids of the partition's users
     outbox:{topic id}:{partition}   stream: messages that applied batches caused and that are not yet known to be sent
     open:{topic id}:{partition}     hash: user -> JSON: impressions whose attribution window is open (feed.attribution)
@@ -29,10 +31,11 @@ kept in another key (`positions`, `members`, `items:changed`), and the script co
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -84,6 +87,7 @@ WIPING, CATALOGUE, READY = "wiping", "catalogue", "ready"
 TAKEN = "taken"
 NAMED = 5  # keys in one line of the log
 UNCATALOGUED_SECONDS = 7 * 86400  # counts of an item that no catalogue describes are kept this long after the last event
+WITHDRAWN = 10_000  # whoever has missed more looks through the whole catalogue
 TRIM_FIELDS = 600  # item hashes above this many fields lose their expired buckets, at most once per hour of event time
 
 # what a script can tell of a key that is missing or is none of ours; `lost` are their names
@@ -116,11 +120,14 @@ end
 _APPLY = (
     SOUND
     + """
--- KEYS: positions, members, outbox, changed, open, due, then user keys, then per item: item, near
+-- KEYS: positions, members, outbox, changed, open, due, then user keys, then per item: item, near; last: withdrawn, erased,
+--       open and due of the other topic
 -- ARGV: expected own, expected other, new own, newest event time, number of users, number of items, TTL, trim limit, hour,
 --       oldest bucket kept of 5m, 1h, 1d, marks or '', MessagePack array of (user, what is open or '', when due),
 --       marks that these were computed from or '', fields that a near hash may have, epoch, names of own and other position,
---       then user values, then per item: id, content or '', 'field=n;field=n', MessagePack array of (item, amount) or '',
+--       MessagePack array of (erased user, their name in `erased`, until when), withdrawn items that are remembered,
+--       then user values, then per item: id, content ('': as it is, 'removed'), 'shown' or 'withdrawn' (with content),
+--       'field=n;field=n', MessagePack array of (item, amount) or '',
 --       then per message: topic, partition, key, value
 local positions, members, outbox, changed, open, due = unpack(KEYS, 1, 6)
 local own_name, other_name = ARGV[18], ARGV[19]
@@ -132,7 +139,7 @@ if own ~= ARGV[1] or other ~= ARGV[2] then return {0, own, other, {}} end
 if ARGV[13] ~= '' and held('marks:' .. own_name) ~= ARGV[15] then return {0, own, other, {}} end
 local users, items = tonumber(ARGV[5]), tonumber(ARGV[6])
 local first_user, first_item = 6, 6 + users
-local user_values, item_values = 19, 19 + users
+local user_values, item_values = 21, 21 + users
 require_sizes(members, changed, open, due, outbox)
 if #lost > 0 then return {0, own, other, lost} end
 for i = 1, users do
@@ -140,10 +147,22 @@ for i = 1, users do
   require_user(key, redis.call('SISMEMBER', members, string.sub(key, 6)) == 1)
 end
 for i = 1, items do
-  local described = redis.call('ZSCORE', changed, ARGV[item_values + 4 * i - 3])
+  local described = redis.call('ZSCORE', changed, ARGV[item_values + 5 * i - 4])
   require_item(KEYS[first_item + 2 * i - 1], KEYS[first_item + 2 * i], described)
 end
 if #lost > 0 then return {0, own, other, lost} end
+local withdrawn, erasures, others_open, others_due = KEYS[#KEYS - 3], KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
+local erased = cmsgpack.unpack(ARGV[20])
+for i = 1, #erased, 3 do
+  local id = erased[i]
+  redis.call('HSET', erasures, erased[i + 1], erased[i + 2])
+  redis.call('DEL', 'user:' .. id)
+  redis.call('SREM', members, id)
+  redis.call('HDEL', others_open, id)
+  redis.call('ZREM', others_due, id)
+  -- a feed of who is called so would have another user's meta as its key: there is none (feed.io.feeds)
+  if string.sub(id, -5) ~= ':meta' then redis.call('DEL', 'feed:' .. id, 'feed:' .. id .. ':meta') end
+end
 for i = 1, users do
   redis.call('SET', KEYS[first_user + i], ARGV[user_values + i])
   redis.call('SADD', members, string.sub(KEYS[first_user + i], 6))
@@ -174,24 +193,33 @@ local stamp = items > 0 and redis.call('HINCRBY', positions, 'stamp', 1)
 for i = 1, items do
   local key, near = KEYS[first_item + 2 * i - 1], KEYS[first_item + 2 * i]
   local id, content = ARGV[arg + 1], ARGV[arg + 2]
-  if content ~= '' then
+  if content == 'removed' then
+    redis.call('HDEL', key, 'content')
+    redis.call('ZREM', changed, id)
+  elseif content ~= '' then
     redis.call('HSET', key, 'content', content)
     redis.call('PERSIST', key)
     redis.call('PERSIST', near)
   end
+  if ARGV[arg + 3] == 'withdrawn' then
+    redis.call('ZADD', withdrawn, stamp, id)
+    redis.call('ZREMRANGEBYRANK', withdrawn, 0, -tonumber(ARGV[21]) - 1)
+  elseif ARGV[arg + 3] == 'shown' then
+    redis.call('ZREM', withdrawn, id)
+  end
   -- a count that is no number: a part is applied by now, which is why the state is computed anew
-  for name, n in string.gmatch(ARGV[arg + 3], '([^=;]+)=(%d+)') do
+  for name, n in string.gmatch(ARGV[arg + 4], '([^=;]+)=(%d+)') do
     if not added(key, name, n) then return {0, own, other, {key}} end
   end
-  if ARGV[arg + 4] ~= '' then
-    local taken_after = cmsgpack.unpack(ARGV[arg + 4])
+  if ARGV[arg + 5] ~= '' then
+    local taken_after = cmsgpack.unpack(ARGV[arg + 5])
     for j = 1, #taken_after, 2 do
       if not added(near, taken_after[j], taken_after[j + 1]) then return {0, own, other, {near}} end
     end
     if redis.call('HLEN', near) > most then halve(near) end
     redis.call('HSET', key, 'near', redis.call('HLEN', near))
   end
-  if content == '' and redis.call('HEXISTS', key, 'content') == 0 then
+  if redis.call('HEXISTS', key, 'content') == 0 then
     redis.call('EXPIRE', key, ARGV[7])
     redis.call('EXPIRE', near, ARGV[7])
   else
@@ -204,12 +232,13 @@ for i = 1, items do
     end
     redis.call('HSET', key, 'trimmed', ARGV[9])
   end
-  arg = arg + 4
+  arg = arg + 5
 end
 for i = arg + 1, #ARGV, 4 do
   redis.call('XADD', outbox, '*', 'topic', ARGV[i], 'partition', ARGV[i + 1], 'key', ARGV[i + 2], 'value', ARGV[i + 3])
 end
-for command, key in pairs({SCARD = members, ZCARD = changed, HLEN = open, XLEN = outbox}) do
+local sized = {[members] = 'SCARD', [changed] = 'ZCARD', [open] = 'HLEN', [others_open] = 'HLEN', [outbox] = 'XLEN'}
+for key, command in pairs(sized) do
   local n = redis.call(command, key)
   if n ~= expected(key) then redis.call('HSET', positions, key, n) end
 end
@@ -249,14 +278,17 @@ class Message:
 class Change:
     """All effects of one batch.
 
-    `taken`: what was taken, after what. `pending`: what is open of these users now; `marks` None: the partition has none.
-    `events`: those that were folded. `newest`: the newest event time (seconds since 1970, 0 if there is none).
+    `items`: None of one that is removed. `erased`: users of whom nothing is kept that was recorded until then (milliseconds
+    since 1970); what `users` has of them came later. `taken`: what was taken, after what. `pending`: what is open of these
+    users now; `marks` None: the partition has none. `events`: those that were folded. `newest`: the newest event time (seconds
+    since 1970, 0 if there is none).
     `marks_before`: those it was computed from. `repeats`: events that came again.
     """
 
     position: Position
     users: dict[str, UserState] = field(default_factory=dict)
-    items: dict[str, Item] = field(default_factory=dict)
+    erased: dict[str, int] = field(default_factory=dict)
+    items: dict[str, Item | None] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     taken: list[Taken] = field(default_factory=list)
     pending: dict[str, Pending] = field(default_factory=dict)
@@ -286,6 +318,13 @@ class Standing(NamedTuple):
     epoch: str
     state: str
     offsets: dict[tuple[str, int], int]  # (topic id, partition): next offset to apply
+
+
+class Stamp(NamedTuple):
+    """The number of a change of the items, in a state."""
+
+    epoch: str
+    number: int
 
 
 def connect(url: str) -> redis.Redis:
@@ -389,6 +428,11 @@ class FeatureStore:
         self._unreadable([f"item:{i}" for i, item in items.items() if item is None])
         return {i: item for i, item in items.items() if item is not None}
 
+    def erased(self, ids: Sequence[str]) -> dict[str, int]:
+        """Those of these users who were erased, and until when (milliseconds since 1970, as Kafka's records have it)."""
+        found = cast("list[bytes | None]", self._client.hmget("erased", [erased_name(i) for i in ids])) if ids else []
+        return {user_id: int(until) for user_id, until in zip(ids, found, strict=True) if until is not None}
+
     def counts(self, item_id: str) -> dict[str, int]:
         """The item's counts by field; empty if there are none."""
         return _counts(self._hashes([f"item:{item_id}"])[0]) or {}
@@ -405,44 +449,81 @@ class FeatureStore:
 
         While the catalogue is not there (Redis was emptied, or is being filled anew) the table stays as it is.
         """
-        epoch, state, stamp = self._fields("epoch", "state", "stamp")
-        if state in (WIPING, CATALOGUE) or (self._epoch and not epoch):
+        if (found := self._changed(table)) is None:
             return np.array([], np.int64)
-        anew = epoch != self._epoch or self._number(stamp) < self._stamp
-        if anew:  # the state is another one, or has come back older: changes are counted anew
-            self._stamp, self._epoch = 0, epoch
-            self._passed_over.clear()
-        try:
-            found = self._client.zrangebyscore("items:changed", f"({self._stamp}", "+inf", withscores=True)
-        except ResponseError as error:
-            self._none_of_ours("items:changed", error)
-            return np.array([], np.int64)
-        changed = cast("list[tuple[bytes, float]]", found)
+        changed, removed, stamp, anew = found
         now = self.now()
-        rows = []
+        rows = [row for item_id in removed if (row := table.remove(item_id)) is not None]
         for start in range(0, len(changed), 1000):
-            part = [item_id.decode() for item_id, _ in changed[start : start + 1000]]
+            part = changed[start : start + 1000]
             taken: dict[str, int] = {}
             unreadable: list[str] = []
             for item_id, fields in zip(part, self._hashes([f"item:{i}" for i in part]), strict=True):
                 item, counts = _item(item_id, (fields or {}).get(b"content", b"")), _counts(fields)
-                if item is None or counts is None:  # only described items are in the set
-                    unreadable.append(f"item:{item_id}")
+                if item is None or counts is None:
+                    unreadable.append(item_id)
                     continue
                 if item != table.by_id.get(item_id):
                     table.upsert(item)
                 rows.append(table.set_counts(item_id, counts, now))
                 if anew or counts.get(TAKEN, 0) != table.taken(item_id):  # most that changes was only shown
                     taken[item_id] = counts.get(TAKEN, 0)
+            described = [
+                self._client.zscore("items:changed", item_id) is not None for item_id in unreadable
+            ]  # or removed since
+            unreadable = [f"item:{item_id}" for item_id, there in zip(unreadable, described, strict=True) if there]
             for (item_id, times), fields in zip(taken.items(), self._hashes([f"near:{i}" for i in taken]), strict=True):
                 if (after := _numbers(fields)) is None:
                     unreadable.append(f"near:{item_id}")
                 else:
                     table.set_taken(item_id, after, times)
             self._unreadable(unreadable)
-        if changed:
-            self._stamp = int(max(stamp for _, stamp in changed))
+        self._stamp = stamp
         return np.array(rows, np.int64)
+
+    def _changed(self, table: ItemTable) -> tuple[list[str], Collection[str], int, bool] | None:
+        """Since `_stamp`: items whose content or counts changed, items that the catalogue has no more, the newest stamp, and
+        whether everything is read anew; None while the catalogue is not there.
+        """
+        epoch, state, newest = self._fields("epoch", "state", "stamp")
+        emptied = (self._epoch and not epoch) or (self._stamp and not newest and epoch == self._epoch)
+        if state in (WIPING, CATALOGUE) or emptied:
+            return None
+        anew = epoch != self._epoch or self._number(newest) < self._stamp
+        if anew:  # the state is another one, or has come back older: changes are counted anew
+            self._stamp, self._epoch = 0, epoch
+            self._passed_over.clear()
+        together = self._client.pipeline(transaction=True)  # else one of them could miss what the other has seen of one batch
+        for key in ("items:changed", "items:withdrawn"):
+            together.zrangebyscore(key, f"({self._stamp}", "+inf", withscores=True)
+        try:
+            found = cast("list[list[tuple[bytes, float]]]", together.execute())
+        except ResponseError as error:
+            self._none_of_ours("items:changed", error)
+            return None
+        changed, withdrawn = ({item_id.decode(): int(stamp) for item_id, stamp in entries} for entries in found)
+        removed: Collection[str] = withdrawn.keys() - changed.keys()
+        if anew:
+            removed = table.by_id.keys() - changed.keys()
+        elif len(withdrawn) >= WITHDRAWN:  # some may be forgotten
+            described = {item_id.decode() for item_id in cast("list[bytes]", self._client.zrange("items:changed", 0, -1))}
+            removed = table.by_id.keys() - described
+        return list(changed), removed, max((*changed.values(), *withdrawn.values()), default=self._stamp), anew
+
+    def withdrawn(self, since: Stamp | None) -> tuple[set[str] | None, Stamp | None]:
+        """The items that records have withdrawn since the change with this stamp, and the stamp of the newest change.
+
+        None if they cannot be told: nothing was asked for before, more were withdrawn than are remembered, or the state is
+        another one. While the catalogue is not there nothing is withdrawn, and the stamp stays.
+        """
+        epoch, state, number = self._fields("epoch", "state", "stamp")
+        if state in (WIPING, CATALOGUE) or (since is not None and since.epoch and not epoch):
+            return set(), since
+        newest = Stamp(epoch, int(self._number(number)))
+        if since is None or epoch != since.epoch or newest.number < since.number:
+            return None, newest
+        found = cast("list[bytes]", self._client.zrangebyscore("items:withdrawn", f"({since.number}", "+inf"))
+        return None if len(found) >= WITHDRAWN else {item_id.decode() for item_id in found}, newest
 
     def _hashes(self, keys: Sequence[str]) -> list[dict[bytes, bytes] | None]:
         """The hashes of these keys; None where there is another type of value."""
@@ -545,20 +626,24 @@ class FeatureStore:
             POSITIONS, f"members:{partition}", f"outbox:{own_name}", "items:changed", f"open:{own_name}", f"due:{own_name}",
             *(f"user:{user_id}" for user_id in change.users),
             *(f"{name}:{item_id}" for item_id in items for name in ("item", "near")),
+            "items:withdrawn", "erased", *(f"{name}:{other_topic_id}:{own.partition}" for name in ("open", "due")),
         ]  # fmt: skip
         arguments: list[Any] = [
             expected, other_expected, own.offset, repr(change.newest), len(change.users), len(items), UNCATALOGUED_SECONDS,
             TRIM_FIELDS, int(change.newest // 3600), *oldest_kept(change.newest),
             b"" if change.marks is None else msgspec.json.encode(change.marks), _packed(change.pending),
             b"" if change.marks_before in (None, Marks()) else msgspec.json.encode(change.marks_before), LONGEST,
-            epoch, own_name, f"{other_topic_id}:{partition}", *map(msgspec.json.encode, change.users.values()),
+            epoch, own_name, f"{other_topic_id}:{partition}",
+            msgspec.msgpack.encode([part for u, until in change.erased.items() for part in (u, erased_name(u), str(until))]),
+            WITHDRAWN, *map(msgspec.json.encode, change.users.values()),
         ]  # fmt: skip
         for item_id in items:
-            item = change.items.get(item_id)
+            content, shown = _content(change.items, item_id)
             after = [part for pair in near[item_id].items() for part in pair] if item_id in near else []
             arguments += [
                 item_id,
-                b"" if item is None else msgspec.json.encode(item),
+                content,
+                shown,
                 ";".join(f"{name}={n}" for name, n in counts.get(item_id, {}).items()),
                 msgspec.msgpack.encode(after) if after else b"",
             ]
@@ -601,6 +686,21 @@ class FoldStore(FeatureStore):
         if keys:
             self.lost = Lost(keys)
             raise self.lost
+
+
+def erased_name(user_id: str) -> str:
+    """What stands for an erased user in `erased`: 32 hex digits, which do not say who it is."""
+    return blake2b(user_id.encode(), digest_size=16).hexdigest()
+
+
+def _content(items: Mapping[str, Item | None], item_id: str) -> tuple[bytes, str]:
+    """What the script is told of an item: its content, and whether that shows or withdraws it; '' if it stays as it is."""
+    if item_id not in items:
+        return b"", ""
+    item = items[item_id]
+    if item is None:
+        return b"removed", "withdrawn"
+    return msgspec.json.encode(item), "withdrawn" if item.available is False else "shown"
 
 
 def _counted(change: Change) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:

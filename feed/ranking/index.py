@@ -1,6 +1,7 @@
 """The catalogue as of one refresh: columns and vectors that do not change while a batch of users is ranked."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feed.errors import BadModel
-from feed.features import ItemTable
+from feed.features import ItemTable, bloom
 from feed.models.snapshot import Snapshot
 
 log = structlog.get_logger()
@@ -19,8 +20,9 @@ log = structlog.get_logger()
 class Index:
     """n items, in the rows of the table they were taken from; items that the table gains later are not in it.
 
-    `ids` and, n each: `vectors` float32 (n, 66); `known` bool, described by the catalogue; `created` float64, seconds since
-    1970, -inf where unknown; `category` int64, the table's codes; `popularity` float64, decayed positives.
+    `ids` and, n each: `vectors` float32 (n, 66); `known` bool, described by the catalogue; `created` and `until` float64,
+    seconds since 1970, between which an item may be shown; `category` int64, the table's codes; `popularity` float64, decayed
+    positives.
     """
 
     table: ItemTable
@@ -28,11 +30,17 @@ class Index:
     vectors: Tensor
     known: np.ndarray
     created: np.ndarray
+    until: np.ndarray
     category: np.ndarray
     popularity: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def hidden_bits(self) -> np.ndarray:
+        """int64 (n, 7): the bits of each item in a Bloom filter of hidden items; worked out when somebody has one."""
+        return bloom.bits_of(self.ids)
 
     @classmethod
     def of(cls, snapshot: Snapshot, table: ItemTable, now: float) -> Self:
@@ -56,6 +64,7 @@ class Index:
             vectors,
             known,
             table.created.copy(),
+            table.until.copy(),
             table.category.copy(),
             table.popularity(now),
         )

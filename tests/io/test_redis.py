@@ -2,15 +2,18 @@
 
 import random
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from feed import wire
-from feed.attribution import Marks, Pending
+from feed.attribution import Marks, Pending, Window
 from feed.catalogue import Item
 from feed.errors import BadSetting, Lost, OtherCatalogue, OtherLog
+from feed.events import utc
 from feed.features import counts, new_user
 from feed.features.near import LONGEST, Taken
+from feed.io import redis as module
 from feed.io.redis import (
     TRANSIENT,
     TRIM_FIELDS,
@@ -389,3 +392,123 @@ def test_state_of_a_recreated_topic_is_refused(client):
 def test_an_impossible_url_is_named():
     with pytest.raises(BadSetting, match="FEED_REDIS='http://x'"):
         connect("http://x")
+
+
+class Catalogue:
+    """Records of items, one batch each, and a table that follows them."""
+
+    def __init__(self, client, *ids):
+        self.client, self.store, self.offset = client, FeatureStore(client), 0
+        self.send(**{item_id: Item(item_id=item_id, category="c") for item_id in ids})
+        self.table = self.store.load_items()
+
+    def send(self, **items):
+        change = Change(Position("C", 0, self.offset + 1), items=items)
+        assert FeatureStore(self.client).apply(change, self.offset, "C", self.offset).done
+        self.offset += 1
+
+    def shown(self, now=1.7e9):
+        """By the table that follows and by a fresh one, which must agree."""
+        self.store.refresh_items(self.table)
+        fresh = FeatureStore(self.client).load_items()
+        found = [
+            {item_id for item_id, shown in zip(table.ids, table.showable(now), strict=True) if shown}
+            for table in (self.table, fresh)
+        ]
+        assert found[0] == found[1]
+        return found[0]
+
+
+def test_a_removed_item_is_described_no_more_here_or_after_a_fresh_load_and_its_counts_stay_for_a_while(client):
+    found = Catalogue(client, "a", "b")
+    FeatureStore(client).apply(change(1, counts={"a": {"click": 3}}), 0, "U", 0)
+    found.send(a=None)
+    assert found.shown() == {"b"}
+    assert "a" not in found.table.by_id
+    assert found.store.contents(["a", "b"]).keys() == {"b"}
+    assert found.store.counts("a") == {"click": 3}
+    assert client.ttl("item:a") == UNCATALOGUED_SECONDS
+    FeatureStore(client).apply(change(2, counts={"a": {"click": 1}}), 1, "U", 0)  # somebody still clicks on it
+    assert found.shown() == {"b"}
+    assert client.ttl("item:a") == UNCATALOGUED_SECONDS
+
+
+def test_an_item_that_comes_again_is_there_again_with_its_counts(client):
+    found = Catalogue(client, "a", "b")
+    FeatureStore(client).apply(change(1, counts={"a": {"click": 3}}), 0, "U", 0)
+    for _ in range(3):
+        found.send(a=None)
+        assert found.shown() == {"b"}
+        found.send(a=Item(item_id="a"))
+        assert found.shown() == {"a", "b"}
+    assert client.ttl("item:a") == -1
+    assert found.store.counts("a") == {"click": 3}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Item(item_id="a", available=False),
+        Item(item_id="a", expires_at=utc(1.7e9)),
+        Item(item_id="a", created_at=utc(1.7e9 + 1)),
+        Item(item_id="a", created_at=utc(1.6e9), expires_at=utc(1.65e9), available=True),
+    ],
+)
+def test_what_may_not_be_shown_now_is_described_and_not_showable(client, item):
+    found = Catalogue(client, "a", "b")
+    found.send(a=item)
+    assert found.shown() == {"b"}
+    assert found.table.by_id["a"] == item
+    found.send(a=Item(item_id="a"))
+    assert found.shown() == {"a", "b"}
+
+
+def test_a_removal_and_a_return_in_one_batch_or_between_two_looks_end_as_the_last_record_says(client):
+    found = Catalogue(client, "a", "b")
+    found.send(a=None)
+    found.send(a=Item(item_id="a", title="again"))
+    found.send(b=Item(item_id="b", title="again"))
+    found.send(b=None)
+    assert found.shown() == {"a"}
+    assert found.table.by_id["a"].title == "again"
+
+
+def test_who_has_missed_more_removals_than_are_remembered_still_hears_of_all(client, monkeypatch):
+    monkeypatch.setattr(module, "WITHDRAWN", 5)
+    ids = [str(k) for k in range(20)]
+    found = Catalogue(client, *ids)
+    for item_id in ids[:12]:
+        found.send(**{item_id: None})
+    assert client.zcard("items:withdrawn") == 5
+    assert found.shown() == set(ids[12:])
+    newest = module.Stamp("", 13)
+    assert found.store.withdrawn(None) == (None, newest)
+    assert found.store.withdrawn(newest) == (set(), newest)
+    assert found.store.withdrawn(module.Stamp("", 1)) == (None, newest)  # they cannot be told
+    assert found.store.withdrawn(module.Stamp("", 11)) == ({"10", "11"}, newest)
+
+
+def test_where_redis_lost_everything_a_table_keeps_what_it_knows_until_it_is_told_anew(client):
+    found = Catalogue(client, "a", "b")
+    client.flushall()
+    found.store.refresh_items(found.table)
+    assert found.table.showable(1.7e9).all()
+
+
+def test_erasing_removes_all_that_holds_the_id_and_only_that(client):
+    pending = {user: Pending([Window("r", 1.0, 2.0, ("a",), msgspec.Raw(b"{}"))], [("r", 5.0)]) for user in ("who", "another")}
+    store = FeatureStore(client)
+    for offset, user in enumerate(pending):
+        state = new_user(user)
+        made = Change(Position("I", 0, offset + 1), users={user: state}, pending={user: pending[user]})
+        assert store.apply(made, offset, "U", 0).done
+        client.zadd(f"feed:{user}", {"a": 1})
+        client.set(f"feed:{user}:meta", "{}")
+    assert store.apply(Change(Position("U", 0, 1), erased={"who": 1234}), 0, "I", 2).done
+    held = {key: client.dump(key) for key in client.scan_iter()}
+    assert not [key for key, value in held.items() if b"who" in key or b"who" in value]
+    assert store.users(["who", "another"])[0] is None
+    assert store.pending("I", 0, ["who", "another"]) == [None, pending["another"]]
+    assert store.due("I", 0, 10.0) == ["another"]
+    assert client.exists("user:another", "feed:another", "feed:another:meta") == 3
+    assert store.erased(["who", "another"]) == {"who": 1234}

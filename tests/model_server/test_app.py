@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from deploy import embedded
+from feed.catalogue import Item
 from feed.errors import BadSetting
+from feed.events import utc
 from feed.io.feeds import FeedStore
 from feed.io.redis import Change, FeatureStore, connect
 from feed.models.heads import Head
@@ -94,6 +96,47 @@ def test_a_stored_feed_is_answered_as_it_is_stored(filled):
         answer = (await client.get("/feed/1")).json()
         assert (answer["stored"], answer["generation"], answer["model_version"]) == (True, 7, "of yesterday")
         assert answer["items"] == first["items"][:3]
+
+    serve(url, path, scenario)
+
+
+def test_no_answer_has_what_was_withdrawn_even_if_the_stored_feed_still_has_it(filled):
+    url, path = filled
+    client = connect(url)
+    store, features = FeedStore(client), FeatureStore(client)
+
+    async def scenario(client_of_server):
+        await until_ready(client_of_server)
+        first = (await client_of_server.get("/feed/1")).json()
+        store.write([msgspec.convert(first, Feed)])
+        held = client.get("feed:1:meta")
+        ids = [place["item_id"] for place in first["items"]]
+        removed, away, old, *rest = ids
+        change = Change(
+            position(2),
+            items={
+                removed: None,
+                away: Item(item_id=away, available=False),
+                old: Item(item_id=old, expires_at=utc(NOW)),
+            },
+        )
+        assert features.apply(change, 1, "U", 0).done
+        async with asyncio.timeout(1.0):
+            while True:
+                answer = (await client_of_server.get("/feed/1")).json()
+                found = [place["item_id"] for place in answer["items"]]
+                if not {removed, away, old} & set(found):
+                    break
+                await asyncio.sleep(0.02)
+        assert (answer["stored"], found) == (True, rest)
+        assert [place["position"] for place in answer["items"]] == list(range(len(rest)))
+        assert client.get("feed:1:meta") == held  # nobody but the feeds agent has a reason to change it
+        everything = {i: None for i in map(str, range(60)) if i != "59"}
+        assert features.apply(Change(position(3), items=everything), 2, "U", 0).done
+        async with asyncio.timeout(1.0):
+            while (answer := (await client_of_server.get("/feed/1")).json())["stored"]:
+                await asyncio.sleep(0.02)
+        assert [place["item_id"] for place in answer["items"]] == ["59"]  # ranked anew rather than empty
 
     serve(url, path, scenario)
 

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +86,34 @@ def test_the_example_of_the_documentation_sends_an_item_a_user_and_an_event(own_
     assert isinstance(like, Like)
     partitions = {record.partition for record in kafka.read_topic(own_broker, wire.INTERACTIONS)}
     assert partitions == {wire.partition_of("u7", 3)}
+
+
+def test_removed_items_and_what_was_recorded_of_erased_people_until_then_are_left_out(own_broker: str) -> None:
+    def event(name: str, user: str) -> Like:
+        return Like(event_id=name, user_id=user, item_id="gone", occurred_at=utc(START))
+
+    with kafka.Sender(own_broker) as sender:
+        for item in ("gone", "again", "there"):
+            sender.send(wire.ITEMS, item, Item(item_id=item))
+        for user in ("erased", "again", "there"):
+            sender.send(wire.USERS, user, User(user_id=user, country="DE"))
+            sender.send(wire.INTERACTIONS, user, event("before", user))
+        sender.flush()
+        for topic, name in (("items", "gone"), ("items", "again"), ("users", "erased"), ("users", "again")):
+            count = 2 if topic == "items" else 3
+            sender.send_raw(topic, wire.partition_of(name, count), name.encode(), None)
+            sender.flush()
+        sender.send_raw("items", 0, b"\xff", None)
+        time.sleep(0.002)  # a later millisecond
+        sender.send(wire.ITEMS, "again", Item(item_id="again", title="new", available=False, expires_at=utc(START)))
+        sender.send(wire.USERS, "again", User(user_id="again"))
+        sender.send(wire.INTERACTIONS, "again", event("after", "again"))
+    reader = Reader(own_broker)
+    found = export(reader)
+    assert {item.item_id: item for item in dataset.items_of(found)} == {
+        "there": Item(item_id="there"),
+        "again": Item(item_id="again", title="new", available=False, expires_at=utc(START)),
+    }
+    assert {user.user_id: user.country for user in dataset.users_of(found)} == {"there": "DE", "again": None}
+    assert sorted(found.interactions["user_id"]) == ["again", "there"]
+    assert reader.unreadable == {"items": 1}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from feed import wire
-from feed.catalogue import Item
+from feed.catalogue import Item, User
 from feed.errors import Lost
 from feed.events import Click, Impression, Like, Shown, utc
 from feed.examples import decode_record
@@ -172,3 +172,131 @@ def test_a_user_who_is_lost_is_reported_and_nothing_is_applied(redis_url, lose):
     assert reported == [("", ["user:" + USER_OF[0]])]
     assert client.hgetall("item:b") == before
     assert agent._store.position("I", 0) == 1
+
+
+class Log:
+    """Records of users and interactions, partition 0, as they lie in the log; folded into Redis in any grouping."""
+
+    def __init__(self, url):
+        self.store, self.folder = FeatureStore(connect(url)), Folder(1, 300.0, 1800.0)
+        self.letters = []
+
+    def fold(self, topic, *sent):
+        """`sent`: (value, timestamp in milliseconds) or (value, timestamp, key)."""
+        own, other = {wire.USERS: "UI", wire.INTERACTIONS: "IU", wire.ITEMS: "CC"}[topic]
+        start = self.store.position(own, 0)
+        found = [
+            SimpleNamespace(offset=start + n, key=(*key, b"1")[0], value=value, timestamp=at)
+            for n, (value, at, *key) in enumerate(sent)
+        ]
+        end = Position(own, 0, start + len(sent))
+        change = self.folder.fold(topic, found, end, self.store, self.store.load_items())
+        expected = start if own == other else self.store.position(other, 0)
+        assert self.store.apply(change, start, other, expected).done
+        letters = [wire.decode_letter(m.value) for m in change.messages if m.topic == wire.DEAD_LETTERS.name]
+        self.letters += letters
+        return change
+
+    def user(self, user_id="1"):
+        return self.store.users([user_id])[0]
+
+
+def profile(country="DE", user="1"):
+    return wire.encode(User(user_id=user, country=country))
+
+
+def like(item_id, user="1"):
+    return wire.encode(Like(event_id=item_id, user_id=user, item_id=item_id, occurred_at=utc(1.7e9)))
+
+
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_a_user_without_value_is_erased_and_begins_anew_with_what_is_recorded_later(redis_url, one_batch):
+    log = Log(redis_url)
+    log.fold(wire.INTERACTIONS, (like("a"), 100), (like("other", "2"), 100, b"2"))
+    sent = [(profile("DE"), 100), (None, 200), (profile("FR"), 201)]
+    for part in [sent] if one_batch else [[record] for record in sent]:
+        log.fold(wire.USERS, *part)
+    assert log.user()["profile"] == {"country": "FR"}
+    assert log.user()["recent"] == []
+    assert log.user("2")["recent"] == ["other"]
+    log.fold(wire.INTERACTIONS, (like("late"), 150), (like("b"), 201))
+    assert log.user()["recent"] == ["b"]
+    assert log.letters == []
+
+
+@pytest.mark.parametrize("first", [wire.USERS, wire.INTERACTIONS])
+def test_who_was_erased_does_not_come_back_whichever_topic_is_folded_first(redis_url, first):
+    log = Log(redis_url)
+    sent = {
+        wire.USERS: [(profile(), 90), (None, 200)],
+        wire.INTERACTIONS: [(like("a"), 100), (like("b"), 199), (like("same instant"), 200)],
+    }
+    for topic in sorted(sent, key=lambda topic: topic is not first):
+        log.fold(topic, *sent[topic])
+    assert log.user() is None
+    assert list(log.store.all_user_ids()) == []
+
+
+def test_a_log_that_is_folded_again_leaves_an_erased_user_who_came_again_as_they_were(redis_url):
+    log = Log(redis_url)
+    users = [(profile("DE"), 200), (None, 200), (profile("FR"), 300)]
+    events = [(like("a"), 100), (like("b"), 250)]
+    log.fold(wire.USERS, *users)
+    log.fold(wire.INTERACTIONS, *events)
+    once = log.user()
+    client = connect(redis_url)
+    for lost in ("positions members:0 user:1", "positions members:0 user:1 erased"):
+        client.delete(*lost.split())
+        log.fold(wire.USERS, *users)
+        log.fold(wire.INTERACTIONS, *events)
+        assert log.user() == once
+    assert once["profile"] == {"country": "FR"}
+    assert once["recent"] == ["b"]
+
+
+def test_a_profile_that_was_sent_before_the_erasure_and_arrives_after_it_is_nothing(redis_url):
+    log = Log(redis_url)
+    change = log.fold(wire.USERS, (None, 200), (profile(), 199))
+    assert change.messages == []  # nobody is to be ranked
+    assert log.user() is None
+    log.fold(wire.USERS, (None, 150))  # an older erasure does not undo a newer one
+    assert log.store.erased(["1"]) == {"1": 200}
+
+
+@pytest.mark.parametrize("key", [None, b"", b"x" * 129, b"\xff\xfe"])
+def test_a_record_without_value_and_without_a_usable_key_is_a_dead_letter(redis_url, key):
+    log = Log(redis_url)
+    for topic in (wire.ITEMS, wire.USERS):
+        log.fold(topic, (None, 1, key))
+    assert len(log.letters) == 2
+    for letter in log.letters:
+        assert "deletes nothing" in letter.reason
+        assert (letter.key, letter.value) == (key, None)
+
+
+def test_an_erasure_in_the_wrong_partition_and_an_event_without_value_are_dead_letters(redis_url):
+    log = Log(redis_url)
+    log.folder = Folder(64, 300.0, 1800.0)
+    log.fold(wire.USERS, (None, 1, b"1"))
+    log.fold(wire.INTERACTIONS, (None, 1, b"1"))
+    assert ["belongs to partition" in log.letters[0].reason, "no value" in log.letters[1].reason] == [True, True]
+    assert log.store.erased(["1"]) == {}
+
+
+def test_an_item_without_value_is_removed_and_the_last_record_of_a_batch_counts(redis_url):
+    log = Log(redis_url)
+    a, b = (wire.encode(Item(item_id=item_id)) for item_id in "ab")
+    log.fold(wire.ITEMS, (a, 1), (b, 1), (None, 2, b"a"), (None, 2, b"b"), (b, 3), (None, 3, "é".encode()))
+    assert log.store.contents(["a", "b", "é"]).keys() == {"b"}
+    assert log.letters == []
+
+
+def test_an_agent_draws_no_removed_or_expired_item_as_a_negative(redis_url):
+    log = Log(redis_url)
+    shown = [Item(item_id=f"shown-{k}") for k in range(3)]
+    gone = [Item(item_id="away", available=False), Item(item_id="old", expires_at=utc(1.7e9)), Item(item_id="removed")]
+    log.fold(wire.ITEMS, *((wire.encode(item), 1) for item in [*shown, *gone]), (None, 2, b"removed"))
+    later = wire.encode(Like(event_id="later", user_id="2", item_id="x", occurred_at=utc(1.7e9 + 4000)))
+    change = log.fold(wire.INTERACTIONS, (like("shown-0"), 5), (later, 5, b"2"))
+    (example,) = [decode_record(m.value) for m in change.messages if m.topic == wire.TRAINING_EXAMPLES.name]
+    assert {row.item.item_id for row in example.rows} == {item.item_id for item in shown}

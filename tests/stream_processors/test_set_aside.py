@@ -189,8 +189,8 @@ def test_an_engagement_of_days_ago_counts_in_features_and_makes_no_example_and_e
 def test_a_clock_behind_the_counts_makes_no_number_that_is_not_finite(agent):
     agent._try(batch([b'{"item_id": "i0"}'], "items"))
     agent._try(batch([like(0)]))
-    agent._store._client.delete("clock")
-    table = agent._store.load_items()
+    agent._store._client.hdel("positions", "clock")
+    table = FeatureStore(agent._store._client).load_items()
     assert table.sums(0.0)[table.row("i0")].max() <= 2.0
 
 
