@@ -78,7 +78,24 @@ class DeadLetter(Struct, frozen=True):
     value: bytes | None
 
 
-encode = msgspec.json.Encoder().encode
+class Lost(bytes):
+    """The value of a record that stands for records which cannot be read: it has no bytes, but says why."""
+
+    reason: str
+
+    def __new__(cls, reason: str) -> "Lost":
+        """No bytes, and `reason`."""
+        made = super().__new__(cls)
+        made.reason = reason
+        return made
+
+
+def _without_bytes(value: Any) -> None:
+    if not isinstance(value, Lost):
+        raise TypeError(f"a {type(value).__name__} has no JSON")
+
+
+encode = msgspec.json.Encoder(enc_hook=_without_bytes).encode
 
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -120,6 +137,8 @@ def decode_letter(value: bytes | None) -> DeadLetter:
 def _decode(decoder: msgspec.json.Decoder[Any], value: bytes | None, what: str) -> Any:
     if value is None:
         raise Unreadable(f"no {what}: the record has no value")
+    if isinstance(value, Lost):
+        raise Unreadable(value.reason)
     try:
         return decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is a DecodeError

@@ -205,12 +205,12 @@ def main() -> None:
     """Run the agent until it is told to stop."""
     configuration = settings.load()
     logs.setup(configuration, "features")
-    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
+    topic_ids = kafka.ensure_topics(configuration.broker, configuration.partitions, wire.topics(configuration.examples_days))
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
     folder = Folder(configuration.partitions, configuration.future_seconds, configuration.attribution_seconds)
-    tail = kafka.Tail(configuration.kafka, wire.INTERACTIONS)
-    with kafka.Sender(configuration.kafka) as sender, closing(tail):
+    tail = kafka.Tail(configuration.broker, wire.INTERACTIONS)
+    with kafka.Sender(configuration.broker) as sender, closing(tail):
         agent = FeaturesAgent(FeatureStore(client), sender, folder, topic_ids, tail, configuration.idle_seconds)
         app = transport.make_app("features", configuration)
         for topic in (wire.ITEMS, wire.USERS, wire.INTERACTIONS):
