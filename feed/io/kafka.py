@@ -15,12 +15,12 @@ import stamina
 import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
+from kafka.errors import AuthorizationError, KafkaConnectionError, KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 from msgspec import Struct
 
 from feed.address import Broker
 from feed.errors import BadSetting, FeedError, Refused
-from feed.io.diagnosis import diagnose_kafka, kafka_options
+from feed.io.diagnosis import diagnose_kafka, kafka_options, shakes_hands
 from feed.io.fetched import COMMITTED, Fetched
 from feed.wire import LARGEST, Topic, encode, partition_of
 
@@ -417,6 +417,8 @@ def _connect(broker: Broker | str) -> KafkaAdminClient:
                 if why := diagnose_kafka(broker):
                     raise Refused(why)
                 log.warning("waiting for the broker", servers=str(broker), attempt=attempt.num)
+            if broker.encrypted and not shakes_hands(broker):
+                raise KafkaConnectionError(f"no TLS with {broker}")
             return KafkaAdminClient(**kafka_options(broker), bootstrap_timeout_ms=2_000)
     raise AssertionError("unreachable: attempts are unlimited")
 
