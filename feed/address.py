@@ -4,7 +4,6 @@ import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
@@ -88,7 +87,7 @@ class Broker:
     user: str = ""
     password: SecretStr = field(default_factory=lambda: SecretStr(""))
     mechanism: Mechanism = "PLAIN"
-    ca: Path | None = None
+    ca: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -125,7 +124,7 @@ class Broker:
         if not self.encrypted:
             return None
         try:
-            return ssl.create_default_context(cafile=self.ca)
+            return ssl.create_default_context(cafile=self.ca or None)
         except (ssl.SSLError, OSError) as error:
             raise BadSetting(
                 f"FEED_KAFKA_CA={self.ca}: {error.strerror or error}: name a file with certificates (PEM)"

@@ -30,8 +30,8 @@ class Settings(BaseSettings):
     kafka_user: str = Field("", description="user, with SASL_PLAINTEXT and SASL_SSL")
     kafka_password: SecretStr = Field(SecretStr(""), description="password, with SASL_PLAINTEXT and SASL_SSL")
     kafka_mechanism: Mechanism = Field("PLAIN", description="how the password is given")
-    kafka_ca: Path | None = Field(
-        None, description="file (PEM) of the authorities that Kafka's certificates are checked by; none: the system's"
+    kafka_ca: str = Field(
+        "", description="file (PEM) of the authorities that Kafka's certificates are checked by; empty: the system's"
     )
     redis: str = Field("redis://127.0.0.1:6379/0", description="Redis URL", repr=False)  # it may hold a password
     registry: Path = Field(Path("var/registry"), description="folder of the model registry")
@@ -103,11 +103,6 @@ class Settings(BaseSettings):
     @classmethod
     def _redis_can_be(cls, text: str) -> str:
         return check_redis(text)
-
-    @field_validator("kafka_ca", mode="before")
-    @classmethod
-    def _empty_is_none(cls, path: object) -> object:
-        return path or None  # an empty line would be the working directory
 
     @model_validator(mode="after")
     def _credentials_fit(self) -> "Settings":
