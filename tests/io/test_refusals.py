@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from feed.address import Broker, masked
 from feed.errors import BadSetting, Refused
 from feed.io import diagnosis, kafka
 from feed.io.redis import connect, must_answer
+from tests.integration.service import service
 from tests.io.fronts import CERTIFICATE, listening, tls_before
 
 ROOT = Path(__file__).parents[2]
@@ -257,3 +259,24 @@ def test_a_service_that_is_refused_ends_with_status_2_and_the_reason(setting, tm
     assert "hunter2" not in done.stderr + done.stdout
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: Redis at" if setting == "redis" else "error: Kafka at")
+
+
+def test_a_password_that_is_changed_while_a_service_runs_ends_it_with_the_reason(tmp_path, own_broker):
+    """A new process reads its settings anew, so its supervisor can bring it back; this one could only wait for ever."""
+    kafka.ensure_topics(own_broker, 2, wire.TOPICS)
+    with redis_server(tmp_path, "--requirepass", "hunter2") as port:
+        url, log = f"redis://:hunter2@127.0.0.1:{port}/0", tmp_path / "log"
+        settings = {"FEED_KAFKA": own_broker, "FEED_REDIS": url, "FEED_PARTITIONS": "2", "FEED_SESSION_SECONDS": "2"}
+        with service("stream_processors/features.py", log, settings) as process, kafka.Sender(own_broker) as sender:
+            sender.send_raw("items", 0, b"k", b"{}")
+            client = redis.Redis.from_url(url)
+            while not client.keys("position:*"):
+                assert process.poll() is None
+                time.sleep(0.05)
+            client.config_set("requirepass", "other")
+            client.client_kill_filter(_type="normal", skipme=True)
+            sender.send_raw("items", 0, b"k", b"{}")
+            assert process.wait(30) == 1
+            client.close()
+    assert "Redis does not let this process in: invalid username-password pair" in log.read_text()
+    assert "hunter2" not in log.read_text()
