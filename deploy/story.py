@@ -69,7 +69,7 @@ class Watch:
 
     def _follow_alerts(self) -> None:
         try:
-            for record in kafka.follow_topic(self._settings.kafka, wire.ALERTS, 0):
+            for record in kafka.follow_topic(self._settings.broker, wire.ALERTS, 0):
                 if self._stop.is_set():
                     return
                 if record is not None:

@@ -53,7 +53,7 @@ class Twins:
         """Raises `FeedError` if a feed does not come within half a minute."""
         model = self._somebody()
         fan, twin = (self._learned(name) for name in ("fan", "twin"))
-        with Sender(self._settings.kafka) as sender:
+        with Sender(self._settings.broker) as sender:
             for name in (fan, twin):
                 profile = {field: model["profile"][field] for field in PROFILE if field in model["profile"]}
                 sender.send(wire.USERS, name, User(user_id=name, **profile))

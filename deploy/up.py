@@ -34,6 +34,7 @@ READY_SECONDS = 600.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # what stands in for an image, as a subcommand of deploy.embedded
 EMBEDDED = {"apache/kafka": "broker", "redis": "redis"}
+TOPICS = ("FEED_PARTITIONS",)  # settings that say how topics are made
 
 
 class LocalSystem:
@@ -144,7 +145,9 @@ class LocalSystem:
         if kind == "redis":
             command += ("--dir", str(self._state / "redis"))
         check = ("bash", "-c", f"exec 3<>/dev/tcp/{LOOPBACK}/{port}")  # it listens
-        return replace(service, command=command, check=check, environment={}, volumes={})
+        # the broker makes the topics
+        given = {name: value for other in services.values() for name, value in other.environment.items() if name in TOPICS}
+        return replace(service, command=command, check=check, environment=given, volumes={})
 
     def _forget(self) -> None:
         held = [self._state / "redis", self._state / "registry"]

@@ -23,6 +23,10 @@ class BadSetting(FeedError):
     """An unknown or impossible setting."""
 
 
+class Refused(FeedError):
+    """A server that is there, and does not let this process in or cannot be used by it; waiting does not help."""
+
+
 class OtherCatalogue(FeedError):
     """The state holds users and items of another world or log than the one being published."""
 

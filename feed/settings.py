@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from feed.address import Broker, Mechanism, Security, check_redis, check_servers, masked
 from feed.errors import BadSetting
 from feed.objective import Objective
 
@@ -20,10 +21,19 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Settings(BaseSettings):
     """Everything that differs between machines; each process reads it once, in its own `main`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", frozen=True, extra="ignore", protected_namespaces=())
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", frozen=True, extra="ignore", protected_namespaces=(), hide_input_in_errors=True
+    )
 
     kafka: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port, comma-separated")
-    redis: str = Field("redis://127.0.0.1:6379/0", description="Redis URL")
+    kafka_security: Security = Field("PLAINTEXT", description="how Kafka is spoken to: SSL is TLS, SASL a user and a password")
+    kafka_user: str = Field("", description="user, with SASL_PLAINTEXT and SASL_SSL")
+    kafka_password: SecretStr = Field(SecretStr(""), description="password, with SASL_PLAINTEXT and SASL_SSL")
+    kafka_mechanism: Mechanism = Field("PLAIN", description="how the password is given")
+    kafka_ca: str = Field(
+        "", description="file (PEM) of the authorities that Kafka's certificates are checked by; empty: the system's"
+    )
+    redis: str = Field("redis://127.0.0.1:6379/0", description="Redis URL", repr=False)  # it may hold a password
     registry: Path = Field(Path("var/registry"), description="folder of the model registry")
     partitions: int = Field(
         8, ge=1, le=1000, description="partitions of interactions, users and feature-updates when they are created"
@@ -77,6 +87,43 @@ class Settings(BaseSettings):
     server_host: str = Field("127.0.0.1", description="address the model server listens on")
     server_port: int = Field(8000, ge=1, le=65535)
 
+    @property
+    def broker(self) -> Broker:
+        """Where Kafka is and how to sign in there."""
+        return Broker(
+            self.kafka, self.kafka_security, self.kafka_user, self.kafka_password, self.kafka_mechanism, self.kafka_ca
+        )  # fmt: skip
+
+    @field_validator("kafka")
+    @classmethod
+    def _servers_can_be(cls, text: str) -> str:
+        return check_servers(text)
+
+    @field_validator("redis")
+    @classmethod
+    def _redis_can_be(cls, text: str) -> str:
+        return check_redis(text)
+
+    @model_validator(mode="after")
+    def _credentials_fit(self) -> "Settings":
+        broker = self.broker
+        if broker.authenticated and not (broker.user and broker.password.get_secret_value()):
+            raise ValueError(
+                f"FEED_KAFKA_SECURITY={broker.security} signs in: set FEED_KAFKA_USER and FEED_KAFKA_PASSWORD, or set it to "
+                f"{'SSL' if broker.encrypted else 'PLAINTEXT'}"
+            )
+        if not broker.authenticated and (broker.user or broker.password.get_secret_value()):
+            raise ValueError(
+                f"FEED_KAFKA_USER and FEED_KAFKA_PASSWORD are given to nobody with FEED_KAFKA_SECURITY={broker.security}: set "
+                "that to SASL_SSL (or SASL_PLAINTEXT)"
+            )
+        if broker.ca and not broker.encrypted:
+            raise ValueError(
+                f"FEED_KAFKA_CA is not used with FEED_KAFKA_SECURITY={broker.security}: set that to SSL or SASL_SSL"
+            )
+        broker.tls()
+        return self
+
     @field_validator("objective")
     @classmethod
     def _table_fits(cls, text: str) -> str:
@@ -102,7 +149,13 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         lines = [
-            f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}" if e["loc"] else str(e["ctx"]["error"])
+            f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}={_printable(e['input'])}: {e['msg']}"
+            if e["loc"]
+            else str(e["ctx"]["error"])
             for e in error.errors()
         ]
-        raise BadSetting("impossible setting: " + "; ".join(lines)) from error
+        raise BadSetting("impossible setting: " + "; ".join(lines)) from None  # pydantic's error holds all of them
+
+
+def _printable(given: object) -> str:
+    return repr(masked(given) if isinstance(given, str) else given)

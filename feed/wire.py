@@ -86,7 +86,24 @@ class DeadLetter(Struct, frozen=True):
     value: bytes | None
 
 
-encode = msgspec.json.Encoder().encode
+class Corrupt(bytes):
+    """The value of a record that stands for records which cannot be read: it has no bytes, but says why."""
+
+    reason: str
+
+    def __new__(cls, reason: str) -> "Corrupt":
+        """No bytes, and `reason`."""
+        made = super().__new__(cls)
+        made.reason = reason
+        return made
+
+
+def _without_bytes(value: Any) -> None:
+    if not isinstance(value, Corrupt):
+        raise TypeError(f"a {type(value).__name__} has no JSON")
+
+
+encode = msgspec.json.Encoder(enc_hook=_without_bytes).encode
 
 _event = msgspec.json.Decoder(Event)
 _item = msgspec.json.Decoder(Item)
@@ -133,6 +150,8 @@ def _decode(decoder: msgspec.json.Decoder[Any], value: bytes | None, what: str, 
         raise Unreadable(f"no {what}: the record has no value")
     if len(value) > most:
         raise Unreadable(f"not a valid {what}: it has {len(value):,} bytes, at most {most:,} are possible")
+    if isinstance(value, Corrupt):
+        raise Unreadable(value.reason)
     try:
         return decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # a ValidationError is a DecodeError

@@ -15,6 +15,7 @@ import typer
 from rich import print
 
 from feed import dataset, logs, settings, wire
+from feed.address import Broker
 from feed.catalogue import Item, User
 from feed.dataset import Dataset, Format
 from feed.errors import Unreadable, run
@@ -28,14 +29,14 @@ T = TypeVar("T")
 
 @dataclass
 class Reader:
-    """Reads topics of the broker at `servers`; `unreadable` counts, by topic, the records left out so far."""
+    """Reads topics of the broker; `unreadable` counts, by topic, the records left out so far."""
 
-    servers: str
+    broker: Broker
     unreadable: dict[str, int] = field(default_factory=dict)
 
     def messages(self, topic: wire.Topic, decode: Callable[[bytes | None], T]) -> Iterator[tuple[int, T | Deleted]]:
         """What `decode` makes of the topic's records, one partition after the other, each with its time (milliseconds)."""
-        for record in sorted(kafka.read_topic(self.servers, topic), key=lambda record: (record.partition, record.offset)):
+        for record in sorted(kafka.read_topic(self.broker, topic), key=lambda record: (record.partition, record.offset)):
             try:
                 deletes = record.value is None and topic.compacted
                 yield record.timestamp, wire.decode_deleted(record.key) if deletes else decode(record.value)
@@ -93,7 +94,7 @@ def main(
     """Write what the topics hold in the project's data format."""
     configuration = settings.load()
     logs.setup(configuration, "export")
-    reader = Reader(configuration.kafka)
+    reader = Reader(configuration.broker)
     tables = export(reader, days)
     dataset.write(tables, out, format)
     for topic, count in reader.unreadable.items():

@@ -284,11 +284,11 @@ def main(once: Annotated[bool, typer.Option("--once", help="stop when the log is
     configuration = settings.load()
     logs.setup(configuration, "gatekeeper")
     torch.set_num_threads(1)  # two are hardly faster on matrices this small
-    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
+    topic_ids = kafka.ensure_topics(configuration.broker, configuration.partitions, wire.topics(configuration.examples_days))
     topic_id = topic_ids[wire.TRAINING_EXAMPLES.name]
     heartbeat = heartbeat_of("gatekeeper")
     registry = Registry(configuration.registry)
-    with kafka.Sender(configuration.kafka) as sender:
+    with kafka.Sender(configuration.broker) as sender:
 
         def send(command: Restart) -> None:
             sender.send(wire.TRAINING_EXAMPLES, "gatekeeper", command)
@@ -297,7 +297,7 @@ def main(once: Annotated[bool, typer.Option("--once", help="stop when the log is
         while True:
             try:
                 gatekeeper = Gatekeeper(registry, topic_id, configuration.trial_requests, send)
-                records = kafka.follow_topic(configuration.kafka, wire.TRAINING_EXAMPLES, gatekeeper.start)
+                records = kafka.follow_topic(configuration.broker, wire.TRAINING_EXAMPLES, gatekeeper.start)
                 follow(gatekeeper, records, heartbeat.touch, once)
                 if once and not gatekeeper.behind:
                     return

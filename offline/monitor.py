@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from feed import errors, logs, settings, wire
+from feed.address import Broker
 from feed.errors import Unreadable
 from feed.events import utc
 from feed.examples import Example, decode_record
@@ -55,7 +56,7 @@ def run(configuration: Settings, output: Path) -> str | None:
     client = connect(configuration.redis)
     table = FeatureStore(client).load_items()
     served = Served()
-    for example in examples(configuration.kafka):
+    for example in examples(configuration.broker):
         served.add(example)
     days = served.days(int(table.known.sum()))
     why = degraded(days)
@@ -76,10 +77,10 @@ def run(configuration: Settings, output: Path) -> str | None:
     return why
 
 
-def examples(servers: str) -> Iterator[Example]:
+def examples(broker: Broker) -> Iterator[Example]:
     """All examples of the log; records that cannot be read are counted and left out."""
     unreadable = 0
-    for record in kafka.read_topic(servers, wire.TRAINING_EXAMPLES):
+    for record in kafka.read_topic(broker, wire.TRAINING_EXAMPLES):
         try:
             found = decode_record(record.value)
         except Unreadable:

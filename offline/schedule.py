@@ -185,7 +185,7 @@ class Schedule:
     """The service: waits for the hour and for alerts, and runs what is due."""
 
     def __init__(self, configuration: Settings, topic_id: str) -> None:
-        self._servers, self._folder = configuration.kafka, configuration.registry.parent
+        self._broker, self._folder = configuration.broker, configuration.registry.parent
         self._agenda, self._nightly = Agenda(), SimpleQueue[str]()
         self._followed = Followed(self._folder / SAVED, topic_id)
         self._read = self._followed.offset  # alerts up to here are known, if not acted on yet
@@ -238,7 +238,7 @@ class Schedule:
     def _look(self) -> None:
         """Alerts that came meanwhile."""
         try:
-            found, self._read = asked(kafka.read_topic(self._servers, wire.ALERTS), self._read)
+            found, self._read = asked(kafka.read_topic(self._broker, wire.ALERTS), self._read)
         except (KafkaError, FeedError) as error:
             log.warning("alerts not read, trying again", error=str(error) or repr(error))
             return
@@ -269,7 +269,7 @@ def main(
         if job is None:
             raise FeedError(f"--now {now}: no such job; there are {', '.join(JOBS)}")
         sys.exit(0 if Runner(lambda: None).run(job, "--now") else 1)
-    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
+    topic_ids = kafka.ensure_topics(configuration.broker, configuration.partitions, wire.topics(configuration.examples_days))
     Schedule(configuration, topic_ids[wire.ALERTS.name]).follow()
 
 

@@ -47,10 +47,10 @@ def main() -> None:
 def seed(configuration: Settings, data: Path) -> None:
     """Publish the log in `data` and make the first champion and everybody's feed of it."""
     tables = dataset.read(data, future_seconds=configuration.future_seconds)
-    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
+    topic_ids = kafka.ensure_topics(configuration.broker, configuration.partitions, wire.topics(configuration.examples_days))
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
-    done = publish.publish_log(configuration.kafka, client, topic_ids, tables, publish.describe(data, tables))
+    done = publish.publish_log(configuration.broker, client, topic_ids, tables, publish.describe(data, tables))
     log.info("published; waiting for the features to get there", users=done.users, items=done.items, events=done.events)
     publish.wait_for_features(FeatureStore(client), topic_ids, done.positions)
     bootstrap.run(data, configuration.registry, seed=configuration.world_seed, future_seconds=configuration.future_seconds)

@@ -19,11 +19,11 @@ console = Console()
 def replay(configuration: Settings, data: Path, speed: float, context: tuple[str, ...], progress: publish.Progress) -> str:
     """Publish the log in `data` and return what was acknowledged, in words."""
     log = dataset.read(data, context, configuration.future_seconds)
-    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
+    topic_ids = kafka.ensure_topics(configuration.broker, configuration.partitions, wire.topics(configuration.examples_days))
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
     description = publish.describe(data, log)
-    done = publish.publish_log(configuration.kafka, client, topic_ids, log, description, speed, progress)
+    done = publish.publish_log(configuration.broker, client, topic_ids, log, description, speed, progress)
     before = f" ({done.events_before:,} were there before)" if done.events_before else ""
     return f"acknowledged: {done.users:,} users, {done.items:,} items, {done.events:,} events{before}"
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -157,7 +158,8 @@ def main(
     client = connect(configuration.redis)
     world = find_world(read_catalogue(client), users, items, seed)
     store = FeatureStore(client)
-    with Sender(bootstrap_servers or configuration.kafka) as sender:
+    broker = replace(configuration.broker, servers=bootstrap_servers) if bootstrap_servers else configuration.broker
+    with Sender(broker) as sender:
         live = Live(world, store, FeedStore(client), sender, time_scale, read_topics(client).get(INTERACTIONS.name, ""))
         display = Display(sender, live)
         for signum in (signal.SIGINT, signal.SIGTERM):

@@ -4,7 +4,7 @@ Stock Faust takes four asyncio tasks a record and acknowledges records whose age
 between two rebalances:
 
 * batches are contiguous: the first starts at the committed offset (or where it was rewound to), each next one where the last
-  one ended. A hole in the offsets (retention, compaction) is let through only after a second fetch has shown it again;
+  one ended. A hole in the offsets (retention, compaction, transactions) is let through only after a second fetch has shown it;
 * a batch from before a rebalance or a rewind is `stale`: whoever holds it drops it, and its acknowledgement is ignored;
 * only what was acknowledged without a gap is committed, and a rewind does not take a commit back: what the committed offset
   says is that whatever lies before it was acknowledged once.
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import structlog
+from aiokafka.consumer import fetcher
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 from faust.topics import Topic as FaustTopic
@@ -26,6 +27,7 @@ from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from feed.io.fetched import COMMITTED, Fetched
 from stream_processors.watchdog import View
 
 log = structlog.get_logger()
@@ -76,14 +78,26 @@ class BatchTopic(FaustTopic):
     """A topic whose agent receives `Batch` objects."""
 
 
+class Records(fetcher.PartitionRecords):  # type: ignore[misc]
+    """A fetch as aiokafka hands it out, with `Fetched` in place of its own batches."""
+
+    def _unpack_records(self) -> Iterator[Any]:
+        fetched = Fetched(self._tp.topic, self._tp.partition, self._records)
+        self._records: Any = fetched
+        self._aborted_transactions: list[Any] = self._aborted_transactions or fetched.aborted()
+        yield from super()._unpack_records()
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that fetches, with a wait and an assignor that Faust has no setting for."""
+    """The thread that fetches, with a wait, an isolation and an assignor that Faust has no setting for."""
 
     logger = quiet
 
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        consumer._isolation_level = COMMITTED
+        fetcher.PartitionRecords = Records
         # ranges: partition n of two topics with as many partitions goes to one member, so nobody contends for its users
         consumer._partition_assignment_strategy = [RangePartitionAssignor]
         return consumer
@@ -219,7 +233,8 @@ class Consumer(driver.Consumer):
             self._hole.pop(tp, None)
             return min(expected, first)
         self._hole[tp] = (expected, first)
-        log.warning("offsets are not contiguous: fetching again", partition=str(tp), expected=expected, got=first)
+        # each transaction leaves one, so it is no news
+        log.debug("offsets are not contiguous: fetching again", partition=str(tp), expected=expected, got=first)
         await self.seek(tp, expected)
         return None
 

@@ -279,7 +279,7 @@ def main() -> None:
     """Run the agent until it is told to stop."""
     configuration = settings.load()
     logs.setup(configuration, "features")
-    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
+    topic_ids = kafka.ensure_topics(configuration.broker, configuration.partitions, wire.topics(configuration.examples_days))
     client = connect(configuration.redis)
     require_no_eviction(client, configuration.redis)
     folder = Folder(configuration.partitions, configuration.future_seconds, configuration.attribution_seconds)
@@ -289,10 +289,10 @@ def main() -> None:
     )
     app = transport.make_app("features", configuration)
     consumed = (wire.ITEMS, wire.USERS, wire.INTERACTIONS)
-    tails = {topic.name: kafka.Tail(configuration.kafka, topic) for topic in consumed}
+    tails = {topic.name: kafka.Tail(configuration.broker, topic) for topic in consumed}
     with ExitStack() as stack:
-        sender = stack.enter_context(kafka.Sender(configuration.kafka))
-        group = kafka.GroupView(configuration.kafka, app.conf.id, [topic.name for topic in consumed])
+        sender = stack.enter_context(kafka.Sender(configuration.broker))
+        group = kafka.GroupView(configuration.broker, app.conf.id, [topic.name for topic in consumed])
         for close in (group.close, *(tail.close for tail in tails.values())):
             stack.callback(close)
         watched = keeper.Keeper(client, topic_ids, group.read, tails)

@@ -251,7 +251,7 @@ def main() -> None:
     configuration = settings.load()
     logs.setup(configuration, "feeds")
     torch.set_num_threads(1)  # spinning threads would slow down everything else on the machine
-    kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
+    kafka.ensure_topics(configuration.broker, configuration.partitions, wire.topics(configuration.examples_days))
     client = connect(configuration.redis)
     features, feeds = FeatureStore(client), FeedStore(client)
     live = Live(Registry(configuration.registry), Policy.of(configuration), features.refresh_items, features.now)

@@ -185,7 +185,7 @@ def main() -> None:
     configuration = settings.load()
     logs.setup(configuration, "learner")
     torch.set_num_threads(1)  # also for the bits: sums over several threads are not in one order
-    topic_ids = kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
+    topic_ids = kafka.ensure_topics(configuration.broker, configuration.partitions, wire.topics(configuration.examples_days))
     topic = wire.TRAINING_EXAMPLES
     agent = LearnerAgent(Registry(configuration.registry), topic_ids[topic.name], configuration.snapshot_seconds)
     app = transport.make_app("learner", configuration)

@@ -18,6 +18,7 @@ import structlog
 from kafka.errors import KafkaError
 
 from feed import logs, settings, wire
+from feed.address import Broker
 from feed.errors import FeedError, Unreadable, run
 from feed.examples import Example, RaiseRate, SetAside
 from feed.io import kafka
@@ -36,8 +37,8 @@ COOLING = 5_000  # examples between two commands to raise it
 class MonitorAgent:
     """Shows every example to the detectors and acts on their alerts."""
 
-    def __init__(self, servers: str, sender: kafka.Sender) -> None:
-        self._servers, self._sender = servers, sender
+    def __init__(self, broker: Broker, sender: kafka.Sender) -> None:
+        self._broker, self._sender = broker, sender
         self._monitor = DriftMonitor()
         self._set_aside = SetAside()
         self._next: int | None = None  # the record that the detectors have not seen yet
@@ -64,7 +65,7 @@ class MonitorAgent:
     def _begin(self, start: int) -> None:
         """Forget everything and learn what has been told; `start` is the first record that nobody has judged."""
         self._told, self._waiting = {}, []
-        for record in kafka.read_topic(self._servers, wire.ALERTS):
+        for record in kafka.read_topic(self._broker, wire.ALERTS):
             try:
                 alert = decode_alert(record.value)
             except Unreadable as error:
@@ -143,9 +144,9 @@ def main() -> None:
     """Run the agent until it is told to stop."""
     configuration = settings.load()
     logs.setup(configuration, "monitor")
-    kafka.ensure_topics(configuration.kafka, configuration.partitions, wire.topics(configuration.examples_days))
-    with kafka.Sender(configuration.kafka) as sender:
-        agent = MonitorAgent(configuration.kafka, sender)
+    kafka.ensure_topics(configuration.broker, configuration.partitions, wire.topics(configuration.examples_days))
+    with kafka.Sender(configuration.broker) as sender:
+        agent = MonitorAgent(configuration.broker, sender)
         app = transport.make_app("monitor", configuration)
         transport.consume(app, wire.TRAINING_EXAMPLES, agent.apply)
         transport.run(app)

@@ -19,9 +19,13 @@ from typing import Any, cast
 import faust
 import structlog
 from faust.types import TP
+from faust.types.auth import CredentialsT
 from mode.supervisors import CrashingSupervisor
 
+from feed.address import Broker
+from feed.errors import Refused
 from feed.io import kafka
+from feed.io.diagnosis import redis_refusal
 from feed.settings import Settings
 from feed.wire import Topic
 from stream_processors.batches import Batch, BatchTopic, Consumer, Transport, quiet
@@ -47,7 +51,8 @@ class App(faust.App):
         session = settings.session_seconds
         super().__init__(
             f"feedloop-{name}",
-            broker=[f"kafka://{server.strip()}" for server in settings.kafka.split(",")],
+            broker=[f"kafka://{server}" for server in settings.kafka.split(",")],
+            broker_credentials=_credentials(settings.broker),
             store="memory://",
             web_enabled=False,
             topic_disable_leader=True,
@@ -136,7 +141,8 @@ def consume(app: App, topic: Topic, apply: Callable[[Batch], Awaitable[None]]) -
 async def persist(batch: Batch, attempt: Callable[[], Awaitable[bool]], errors: tuple[type[Exception], ...]) -> None:
     """Call `attempt` until it says True or the batch is stale; after one of `errors` wait a moment.
 
-    What is waited for is said once, and the watchdog is told that it is: a server that is away is no stall.
+    What is waited for is said once, and the watchdog is told that it is: a server that is away is no stall. Raises `Refused`
+    where waiting does not help: a password that does not hold any more.
     """
     said = ""
     while not batch.stale:
@@ -144,6 +150,9 @@ async def persist(batch: Batch, attempt: Callable[[], Awaitable[bool]], errors: 
             if await attempt():
                 return
         except errors as error:
+            # settings are read at the start: only a new process can have the new password
+            if why := redis_refusal(error):
+                raise Refused(f"Redis {why}") from error
             if repr(error) != said:
                 log.warning(
                     "trying again", partition=str(batch.tp), records=len(batch.records), error=str(error) or repr(error)
@@ -172,9 +181,10 @@ def assigned(app: App) -> list[TP]:
 def run(app: App) -> None:
     """Run `app` in the foreground until SIGTERM or SIGINT; waits for the broker first.
 
-    Raises `SystemExit` with status 1 if it crashed. The watchdog ends the process itself, with status 3.
+    Raises `Refused` if the broker cannot be used, `SystemExit` with status 1 if it crashed. The watchdog ends the process
+    itself, with status 3.
     """
-    kafka.wait_for_broker(app.settings.kafka)
+    kafka.wait_for_broker(app.settings.broker)
     watchdog = Watchdog(app.service_name, app.settings, app.conf.id, app.consumed)
 
     async def tick() -> None:
@@ -186,6 +196,18 @@ def run(app: App) -> None:
         Worker(app).run()
     finally:
         watchdog.stop()
+
+
+def _credentials(broker: Broker) -> CredentialsT | None:
+    tls = broker.tls()
+    if broker.authenticated:
+        return faust.SASLCredentials(
+            username=broker.user,
+            password=broker.password.get_secret_value(),
+            mechanism=broker.mechanism,
+            ssl_context=tls,
+        )
+    return faust.SSLCredentials(tls) if tls else None
 
 
 def consumer(app: App) -> Consumer:

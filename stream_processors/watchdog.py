@@ -6,7 +6,7 @@ no error, no exit. The watchdog is a thread with a connection of its own, so it 
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -14,8 +14,10 @@ from faust.types import TP
 from kafka.errors import KafkaError
 
 from feed.heartbeat import heartbeat_of
-from feed.io.kafka import GroupView, Log
+from feed.io.diagnosis import diagnose_kafka
+from feed.io.kafka import GroupView, Log, Tail
 from feed.settings import Settings
+from feed.wire import Topic
 
 log = structlog.get_logger()
 
@@ -42,11 +44,18 @@ class Judge:
         self._seconds = seconds
         self._seen: dict[TP, tuple[int, int, float]] = {}  # position, progress of who is waited for, since when neither moved
 
-    def stalled(self, now: float, logs: Mapping[tuple[str, int], Log], view: View) -> str | None:
+    def stalled(
+        self,
+        now: float,
+        logs: Mapping[tuple[str, int], Log],
+        view: View,
+        holds: Callable[[TP, int], bool] = lambda tp, position: True,
+    ) -> str | None:
         """What stands still, in words; None if nothing.
 
         A partition of this worker (of anybody, if it has none: then there is none too many) with records behind its position
-        that has not moved for `seconds`. While batches wait for their agent, it is enough that this agent gets on.
+        that has not moved for `seconds`. While batches wait for their agent, it is enough that this agent gets on. `holds` has
+        the last word on whether there are records: an end counts what nobody is handed (markers, aborted transactions).
         """
         for tp, (first, end, committed) in ((TP(*place), log) for place, log in logs.items()):
             if tp in view.held or (view.assigned and tp not in view.assigned):
@@ -58,6 +67,8 @@ class Judge:
             progress = view.progress.get(waits_for, 0) if waits_for else 0
             *before, since = self._seen.get(tp, (-1, -1, now))
             if position >= max(end, delivered) or position != before[0] or (waits_for and progress != before[1]):
+                since = now
+            if now - since >= self._seconds and not holds(tp, position):
                 since = now
             self._seen[tp] = position, progress, since
             if now - since >= self._seconds:
@@ -74,12 +85,13 @@ class Watchdog:
     """The thread around `Judge`; ends the process with `EXIT_STATUS` on a stall."""
 
     def __init__(self, service: str, settings: Settings, group: str, topics: Sequence[str]) -> None:
-        self._servers, self._group, self._topics = settings.kafka, group, topics
+        self._at, self._group, self._topics = settings.broker, group, topics
         # a rebalance may wait for a dead member: not less than some sessions
         self._seconds = max(STALL_SECONDS, 2.5 * settings.session_seconds)
         self._heartbeat = heartbeat_of(service)
         self._judge = Judge(self._seconds)
         self._broker: GroupView | None = None
+        self._tails: dict[str, Tail] = {}
         self._stop = threading.Event()
         self._view = View(frozenset(), {}, {}, {}, None)
         self._ticked = True
@@ -113,19 +125,26 @@ class Watchdog:
                 self._heartbeat.touch()
             if now % LOOK_SECONDS == 0:
                 self._look(now)
-        if self._broker is not None:
-            self._broker.close()
+        for connected in (self._broker, *self._tails.values()):
+            if connected is not None:
+                connected.close()
 
     def _look(self, now: float) -> None:
         try:
             if self._broker is None:
-                self._broker = GroupView(self._servers, self._group, self._topics)
+                self._broker = GroupView(self._at, self._group, self._topics)
             logs = self._broker.read()
         except KafkaError:  # who needs the broker says so
             self._judge.forget()
+            if why := diagnose_kafka(self._at):  # nobody comes back in: settings are read at the start
+                self._end(why)
             return
-        if stalled := self._judge.stalled(now, logs, self._view):
+        if stalled := self._judge.stalled(now, logs, self._view, self._holds):
             self._end(stalled)
+
+    def _holds(self, tp: TP, position: int) -> bool:
+        tail = self._tails.setdefault(tp.topic, Tail(self._at, Topic(tp.topic)))
+        return tp.partition in tail.holding({tp.partition: position})
 
     def _end(self, why: str) -> None:
         log.error("ending this process, to be started again", why=why)

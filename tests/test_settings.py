@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,74 @@ def test_the_page_lists_every_setting_with_its_default_and_what_it_can_be() -> N
         for name, field in settings.Settings.model_fields.items()
     }
     assert rows == expected
+
+
+@pytest.mark.parametrize(
+    ("servers", "remedy"),
+    [
+        ("SASL_SSL://broker:9093", "FEED_KAFKA=broker:9093 and FEED_KAFKA_SECURITY=SASL_SSL"),
+        ("kafka://broker:9092/", "FEED_KAFKA=broker:9092"),
+        ("", "a server is missing"),
+        ("127.0.0.1:abc", "no possible port"),
+        ("127.0.0.1:0", "no possible port"),
+        ("127.0.0.1:70000", "no possible port"),
+        ("127.0.0.1:", "no possible port"),
+        ("127.0.0.1:-1", "no possible port"),
+        ("127.0.0.1:٩٠٩٢", "no possible port"),
+        ("a:9092, b:9092", "without spaces"),
+        ("a:9092,", "a server is missing"),
+        (",a:9092", "a server is missing"),
+        ("9092", "is no server"),
+        ("a:9092;b:9092", "is no server"),
+        ("user:hunter2@broker:9092", "FEED_KAFKA_PASSWORD"),
+        ("SASL_SSL://user:hunter2@broker:9093", "FEED_KAFKA_PASSWORD"),
+        ("::1:9092", "is no server"),
+    ],
+)
+def test_impossible_servers_are_refused_with_the_remedy(servers: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEED_KAFKA", servers)
+    with pytest.raises(BadSetting, match=f"FEED_KAFKA=.*{re.escape(remedy)}") as error:
+        settings.load()
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("servers", ["broker", "broker:1", "a.b-c_d:65535,10.0.0.1:9092", "[::1]:9092", "[fe80::1]"])
+def test_possible_servers_are_taken_as_they_are(servers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEED_KAFKA", servers)
+    assert settings.load().broker.servers == servers
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ({"SECURITY": "SASL_SSL"}, "set FEED_KAFKA_USER and FEED_KAFKA_PASSWORD, or set it to SSL"),
+        ({"SECURITY": "SASL_PLAINTEXT", "USER": "me"}, "set FEED_KAFKA_USER and FEED_KAFKA_PASSWORD"),
+        ({"PASSWORD": "hunter2"}, "given to nobody with FEED_KAFKA_SECURITY=PLAINTEXT"),
+        ({"USER": "me", "PASSWORD": "hunter2", "SECURITY": "SSL"}, "given to nobody with FEED_KAFKA_SECURITY=SSL"),
+        ({"SECURITY": "sasl"}, "FEED_KAFKA_SECURITY='sasl': Input should be 'PLAINTEXT', 'SSL'"),
+        ({"MECHANISM": "GSSAPI"}, "FEED_KAFKA_MECHANISM='GSSAPI'"),
+        ({"CA": "/nowhere.pem", "SECURITY": "SSL"}, "FEED_KAFKA_CA=/nowhere.pem: No such file"),
+        ({"CA": "/nowhere.pem"}, "FEED_KAFKA_CA is not used"),
+    ],
+)
+def test_what_does_not_sign_in_is_refused(given: dict[str, str], remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"FEED_KAFKA_{name}", value)
+    with pytest.raises(BadSetting, match=re.escape(remedy)) as error:
+        settings.load()
+    assert "hunter2" not in str(error.value)
+
+
+def test_passwords_are_in_no_print_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "FEED_REDIS": "rediss://me:hunter2@redis:6380/0", "FEED_KAFKA_SECURITY": "SASL_SSL", "FEED_KAFKA_USER": "me",
+        "FEED_KAFKA_PASSWORD": "hunter2", "FEED_KAFKA_MECHANISM": "SCRAM-SHA-512",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    loaded = settings.load()
+    assert loaded.broker.password.get_secret_value() == "hunter2"
+    assert "hunter2" not in f"{loaded} {loaded!r} {loaded.broker} {loaded.broker!r}"
+    monkeypatch.setenv("FEED_REDIS", "redis://me:hunter2@redis:abc/0")
+    with pytest.raises(BadSetting, match=r"FEED_REDIS='redis://\*\*\*@redis:abc/0'.*no possible port") as error:
+        settings.load()
+    assert "hunter2" not in str(error.value)

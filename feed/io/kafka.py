@@ -1,10 +1,12 @@
 """Kafka for everything that is not a stream processor: topics, sending, reading a topic from its beginning.
 
-All clients find the broker's version by themselves: an explicit one misreads newer brokers.
+All clients find the broker's version by themselves: an explicit one misreads newer brokers. A broker is given as `Broker`, or
+as its servers alone where nothing is encrypted and nobody signs in. Everything is read committed (`feed.io.fetched`).
 """
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -12,10 +14,14 @@ from typing import Any, NamedTuple, Self
 import stamina
 import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
+from kafka.consumer.fetcher import Fetcher
+from kafka.errors import AuthorizationError, KafkaConnectionError, KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 from msgspec import Struct
 
-from feed.errors import BadSetting, FeedError
+from feed.address import Broker
+from feed.errors import BadSetting, FeedError, Refused
+from feed.io.diagnosis import diagnose_kafka, kafka_options, shakes_hands
+from feed.io.fetched import COMMITTED, Fetched
 from feed.wire import LARGEST, Topic, encode, partition_of
 
 log = structlog.get_logger()
@@ -25,6 +31,7 @@ SAY_SECONDS = 5.0  # between two lines that say what is waited for
 FLUSH_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
 QUIET_SECONDS = 1.0  # a topic is read to its end when its end was reached and nothing has come for this long
+STILL_SECONDS = 0.5  # a fetch that has not got on for this long will not get on
 ANSWER_SECONDS = 5.0  # a broker that has not answered by then is away
 _FOREVER_MS = 2**31 - 1
 _HUNDRED_YEARS_MS = 36_500 * 86_400_000  # the broker adds it to the time: the largest number would overflow there
@@ -42,24 +49,33 @@ class Record(NamedTuple):
     timestamp: int = 0
 
 
-def wait_for_broker(servers: str) -> None:
-    """Return when one of `servers` answers; waits as long as it takes, saying for what and where."""
-    _connect(servers).close()
+def wait_for_broker(broker: Broker | str) -> None:
+    """Return when one of its servers answers; waits as long as it takes, saying for what and where.
+
+    Raises `Refused` if there is one that cannot be used: TLS where there is none (or none where there is), a wrong password.
+    """
+    _connect(broker).close()
 
 
-def ensure_topics(servers: str, partitions: int, topics: Sequence[Topic]) -> dict[str, str]:
+def ensure_topics(broker: Broker | str, partitions: int, topics: Sequence[Topic]) -> dict[str, str]:
     """Create what is missing of `topics`, once the broker answers; returns the id of each by its name.
 
     `partitions`: of those topics that do not have a number of their own. Raises `BadSetting` if one is there with another
-    number of partitions, because a user's events would then be spread differently than they have been.
+    number of partitions, because a user's events would then be spread differently than they have been; `Refused` as
+    `wait_for_broker`, or if this user may not create them.
     """
-    admin = _connect(servers)
+    servers, admin = str(broker), _connect(broker)
     try:
         there = {found["name"]: found for found in admin.describe_topics()}
         for topic in topics:
             if topic.name not in there:
                 _create(admin, topic, topic.partitions or partitions)
         there = {found["name"]: found for found in admin.describe_topics([topic.name for topic in topics])}
+    except AuthorizationError as error:
+        raise Refused(
+            f"the user of Kafka at {servers} may not create its topics ({error}): let somebody create them (docs/settings.md), "
+            "or allow it"
+        ) from error
     finally:
         admin.close()
     for topic in topics:
@@ -80,16 +96,16 @@ class Sender:
     manager it flushes and closes at the end. Waits for the broker when it is made.
     """
 
-    def __init__(self, servers: str) -> None:
-        self._servers = servers
+    def __init__(self, broker: Broker | str) -> None:
+        self._broker, self._servers = broker, str(broker)
         self._change = threading.Condition()
         self._sent = self._acked = self._failed = 0
         self._error: BaseException | None = None
         self._next: dict[tuple[str, int], int] = {}
         self._partitions: dict[str, int] = {}
-        wait_for_broker(servers)
+        wait_for_broker(broker)
         self._producer = KafkaProducer(
-            bootstrap_servers=servers,
+            **kafka_options(Broker.of(broker)),
             acks="all",
             enable_idempotence=True,
             linger_ms=50,
@@ -198,7 +214,7 @@ class Sender:
 
     def _count(self, topic: str) -> int:
         if topic not in self._partitions:
-            self._partitions[topic] = _partitions(self._servers, topic)
+            self._partitions[topic] = _partitions(self._broker, topic)
         return self._partitions[topic]
 
     def _wait_for_room(self) -> None:
@@ -235,13 +251,13 @@ class Sender:
         raise FeedError(f"{failed} messages were refused by {self._servers}: {error}") from error
 
 
-def read_topic(servers: str, topic: Topic) -> Iterator[Record]:
+def read_topic(broker: Broker | str, topic: Topic) -> Iterator[Record]:
     """All records of `topic` from its beginning to what is there when this is called, in order within each partition.
 
     What arrives while it reads may be among them. Raises `FeedError` if there is no such topic.
     """
-    places = [TopicPartition(topic.name, n) for n in range(_partitions(servers, topic.name))]
-    consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, fetch_max_wait_ms=200)
+    places = [TopicPartition(topic.name, n) for n in range(_partitions(broker, topic.name))]
+    consumer = _consumer(broker, fetch_max_wait_ms=200)
     try:
         consumer.assign(places)
         consumer.seek_to_beginning(*places)
@@ -261,15 +277,15 @@ def read_topic(servers: str, topic: Topic) -> Iterator[Record]:
         consumer.close()
 
 
-def follow_topic(servers: str, topic: Topic, offset: int, seconds: float = QUIET_SECONDS) -> Iterator[Record | None]:
+def follow_topic(broker: Broker | str, topic: Topic, offset: int, seconds: float = QUIET_SECONDS) -> Iterator[Record | None]:
     """The records of partition 0 of `topic` from `offset` on (or from its first that is kept), as they come, without end.
 
     None when nothing has come for `seconds`, so that the caller can do other work; an outage of the broker is such a silence,
     of which kafka-python's own lines tell. Raises `FeedError` if there is no such topic. Close it to close the connection.
     """
     place = TopicPartition(topic.name, 0)
-    _partitions(servers, topic.name)
-    consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, auto_offset_reset="earliest")
+    _partitions(broker, topic.name)
+    consumer = _consumer(broker, auto_offset_reset="earliest")
     try:
         consumer.assign([place])
         consumer.seek(place, offset)
@@ -297,13 +313,12 @@ class GroupView:
     The embedded broker names ends up to one batch too early: a lag found here is one, but a small one may not be found.
     """
 
-    def __init__(self, servers: str, group: str, topics: Sequence[str]) -> None:
+    def __init__(self, broker: Broker | str, group: str, topics: Sequence[str]) -> None:
         """Raises `KafkaError` if no broker answers within two seconds."""
         self._topics = topics
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=servers,
+        self._consumer = _consumer(
+            broker,
             group_id=group,
-            enable_auto_commit=False,
             bootstrap_timeout_ms=2_000,
             request_timeout_ms=_VIEW_MS,
         )
@@ -322,15 +337,15 @@ class GroupView:
 
 
 class Tail:
-    """Whether a topic's log holds anything from given offsets on; asked over a connection of its own, one thread at a time.
+    """Whether a topic's log holds anything that counts from given offsets on. It has a connection, and serves one thread.
 
-    Asked by fetching from there. An end offset would not do: it counts the markers of transactions, which nobody is handed,
+    Asked by fetching from there. An end offset would not do: it counts what nobody is handed, markers and aborted transactions,
     and the embedded broker names it up to one batch too early.
     """
 
-    def __init__(self, servers: str, topic: Topic) -> None:
+    def __init__(self, broker: Broker | str, topic: Topic) -> None:
         """Connects when it is first asked."""
-        self._servers, self._topic = servers, topic
+        self._broker, self._topic = broker, topic
         self._consumer: KafkaConsumer | None = None
 
     def ended(self, positions: Mapping[int, int]) -> set[int]:
@@ -339,21 +354,27 @@ class Tail:
         Where it gives none within `ANSWER_SECONDS`, that is not known, and the partition is not among them; who needs the
         broker says that it is away. An answer may be as old as the call before.
         """
-        try:
-            return self._ask({TopicPartition(self._topic.name, p): offset for p, offset in positions.items()})
-        except KafkaError:
-            return set()
+        return self._ask(positions)[1]
+
+    def holding(self, positions: Mapping[int, int]) -> set[int]:
+        """Those of `positions` from which on the broker has handed out a record that counts; none of them if it is away."""
+        return self._ask(positions)[0]
 
     def close(self) -> None:
         """Close the connection."""
         if self._consumer is not None:
             self._consumer.close()
 
-    def _ask(self, places: Mapping[TopicPartition, int]) -> set[int]:
+    def _ask(self, positions: Mapping[int, int]) -> tuple[set[int], set[int]]:
+        try:
+            return self._fetch({TopicPartition(self._topic.name, p): offset for p, offset in positions.items()})
+        except KafkaError:
+            return set(), set()
+
+    def _fetch(self, places: Mapping[TopicPartition, int]) -> tuple[set[int], set[int]]:
         if self._consumer is None:
-            self._consumer = KafkaConsumer(
-                bootstrap_servers=self._servers,
-                enable_auto_commit=False,
+            self._consumer = _consumer(
+                self._broker,
                 auto_offset_reset="earliest",
                 bootstrap_timeout_ms=2_000,
                 request_timeout_ms=_VIEW_MS,
@@ -361,43 +382,72 @@ class Tail:
                 max_partition_fetch_bytes=65_536,
                 enable_incremental_fetch_sessions=False,  # an answer in a session leaves out what has not changed
             )
-        consumer, more, deadline = self._consumer, set[TopicPartition](), time.monotonic() + ANSWER_SECONDS
+        consumer, holding = self._consumer, set[TopicPartition]()
         consumer.unsubscribe()  # and forget what was answered before
         consumer.assign(list(places))
         for place, offset in places.items():
             consumer.seek(place, offset)
 
-        def answered(place: TopicPartition) -> bool:
-            return place in more or consumer.highwater(place) is not None
+        def ended(place: TopicPartition) -> bool:
+            end = consumer.highwater(place)
+            return place not in holding and end is not None and consumer.position(place) >= end  # behind markers and the like
 
-        found: Mapping[TopicPartition, Any] = {}
-        while found or (not all(map(answered, places)) and time.monotonic() < deadline):
+        began = moved = time.monotonic()
+        before: list[int] = []
+        while not all(place in holding or ended(place) for place in places):
             found = consumer.poll(100, max_records=10_000)
             consumer.pause(*found)
-            more |= found.keys()
-        # its position is behind the markers by now; it is not if a batch was larger than what is fetched
-        return {p.partition for p in places if p not in more and answered(p) and consumer.position(p) >= consumer.highwater(p)}
+            holding |= found.keys()
+            now, positions = time.monotonic(), [consumer.position(place) for place in places]
+            if positions != before:
+                before, moved = positions, now
+            answered = all(consumer.highwater(place) is not None for place in places)
+            # it stays before the end at a transaction that is not decided, and moves on over many that were aborted
+            if now - began > ANSWER_SECONDS or (answered and now - moved > STILL_SECONDS):
+                break
+        return {place.partition for place in holding}, {place.partition for place in places if ended(place)}
 
 
-def _connect(servers: str) -> KafkaAdminClient:
+class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]
+    """A fetch as kafka-python hands it out, with `Fetched` in place of its own batches."""
+
+    def _unpack_records(self, tp: TopicPartition, records: Any, *deserializers: Any) -> Iterator[Any]:
+        fetched = Fetched(tp.topic, tp.partition, records)
+        self.aborted_transactions: deque[Any] = self.aborted_transactions or deque(fetched.aborted())
+        yield from super()._unpack_records(tp, fetched, *deserializers)
+
+
+def _consumer(broker: Broker | str, **options: Any) -> KafkaConsumer:
+    options |= {"enable_auto_commit": False, "isolation_level": COMMITTED}
+    consumer = KafkaConsumer(**kafka_options(Broker.of(broker)), **options)
+    consumer._fetcher.PartitionRecords = _Records
+    return consumer
+
+
+def _connect(broker: Broker | str) -> KafkaAdminClient:
+    broker = Broker.of(broker)
     for attempt in stamina.retry_context(on=KafkaError, attempts=None, timeout=None, wait_initial=0.2, wait_max=5.0):
         with attempt:
             if attempt.num > 1:
-                log.warning("waiting for the broker", servers=servers, attempt=attempt.num)
-            return KafkaAdminClient(bootstrap_servers=servers, bootstrap_timeout_ms=2_000)
+                if why := diagnose_kafka(broker):
+                    raise Refused(why)
+                log.warning("waiting for the broker", servers=str(broker), attempt=attempt.num)
+            if broker.encrypted and not shakes_hands(broker):
+                raise KafkaConnectionError(f"no TLS with {broker}")
+            return KafkaAdminClient(**kafka_options(broker), bootstrap_timeout_ms=2_000)
     raise AssertionError("unreachable: attempts are unlimited")
 
 
-def _partitions(servers: str, topic: str) -> int:
+def _partitions(broker: Broker | str, topic: str) -> int:
     """How many partitions `topic` has. Raises `FeedError` if it is not there."""
-    admin = _connect(servers)
+    admin = _connect(broker)
     try:
         # of all topics: the embedded broker creates a topic that is asked for by name
         counts = {found["name"]: len(found["partitions"]) for found in admin.describe_topics()}
     finally:
         admin.close()
     if topic not in counts:
-        raise FeedError(f"no topic {topic} at {servers}: start a stream processor, which creates it")
+        raise FeedError(f"no topic {topic} at {broker}: start a stream processor, which creates it")
     return counts[topic]
 
 

@@ -15,6 +15,7 @@ import redis
 import structlog
 
 from feed import wire
+from feed.address import Broker
 from feed.dataset import WORLD_FILE, Dataset, events_of, items_of, users_of
 from feed.errors import BadData, FeedError
 from feed.events import Event
@@ -60,7 +61,7 @@ def describe(path: Path, dataset: Dataset) -> dict[str, object]:
 
 
 def publish_log(
-    servers: str,
+    broker: Broker | str,
     client: redis.Redis,
     topic_ids: Mapping[str, str],
     dataset: Dataset,
@@ -75,10 +76,10 @@ def publish_log(
     what was sent is acknowledged.
     """
     claim_catalogue(client, description)
-    with kafka.Sender(servers) as sender:
+    with kafka.Sender(broker) as sender:
         described = publish_catalogue(sender, dataset)
         wait_for_features(FeatureStore(client), topic_ids, sender.positions())
-        there, positions = _published(servers)
+        there, positions = _published(broker)
         events = list(events_of(dataset))
         left = [event for event in events if event.event_id not in there]
         before = len(events) - len(left)
@@ -160,11 +161,11 @@ class _Named(msgspec.Struct):
     event_id: Any
 
 
-def _published(servers: str) -> tuple[Collection[str], dict[tuple[str, int], int]]:
+def _published(broker: Broker | str) -> tuple[Collection[str], dict[tuple[str, int], int]]:
     """The ids of the events in the topic, and where its partitions end."""
     ids, ends = set(), {}
     named = msgspec.json.Decoder(_Named)
-    for record in kafka.read_topic(servers, wire.INTERACTIONS):
+    for record in kafka.read_topic(broker, wire.INTERACTIONS):
         ends[record.topic, record.partition] = record.offset + 1
         try:
             ids.add(str(named.decode(record.value or b"").event_id))

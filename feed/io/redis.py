@@ -32,7 +32,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -48,24 +48,28 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
+    ClusterError,
     ConnectionError,
     MasterDownError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
     TimeoutError,
     TryAgainError,
-)  # fmt: skip
+)
 from redis.retry import Retry
 
+from feed.address import check_redis, masked
 from feed.attribution import Marks, Pending
 from feed.catalogue import Item
-from feed.errors import BadSetting, FeedError, Lost, OtherCatalogue, OtherLog
+from feed.errors import BadSetting, FeedError, Lost, OtherCatalogue, OtherLog, Refused
 from feed.events import Event
 from feed.features import ItemTable, UserState, new_user
 from feed.features.counts import oldest_kept
 from feed.features.near import LONGEST, Taken
+from feed.io.diagnosis import diagnose_redis, redis_refusal
 from feed.wire import Position
 
 log = structlog.get_logger()
@@ -328,21 +332,46 @@ class Stamp(NamedTuple):
 
 
 def connect(url: str) -> redis.Redis:
-    """A client of the Redis at `url`; waits for it as long as it takes, saying so. Raises `BadSetting` on an impossible URL.
+    """A client of the Redis at `url`; waits for it as long as it takes, saying so.
 
-    Its own retries are off: after an error the caller must read its position again first.
+    Its own retries are off: after an error the caller must read its position again first. Raises `BadSetting` on an impossible
+    URL and `Refused` if there is a Redis that cannot be used: a wrong password, TLS, a replica, a node of a cluster.
     """
     BaseParser.EXCEPTION_CLASSES.update(_UNREADY)
     try:
-        client = redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0))
+        client = redis.Redis.from_url(
+            check_redis(url), socket_timeout=10, socket_connect_timeout=3, retry=Retry(NoBackoff(), 0)
+        )
     except ValueError as error:
-        raise BadSetting(f"FEED_REDIS={url!r}: {error}") from error
+        raise BadSetting(f"FEED_REDIS={masked(url)!r}: {error}") from None
+    away = ""
     for attempt in stamina.retry_context(on=TRANSIENT, attempts=None, timeout=None, wait_initial=0.2, wait_max=5.0):
         with attempt:
             if attempt.num > 1:
-                log.warning("waiting for Redis", url=url, attempt=attempt.num)
-            client.ping()
+                log.warning("waiting for Redis", url=masked(url), attempt=attempt.num, error=away)
+            try:
+                _require_usable(client)
+            except TypeError as error:  # an option in the URL that redis-py does not have
+                raise BadSetting(f"FEED_REDIS={masked(url)!r}: {error}") from error
+            except (redis.RedisError, OSError) as error:
+                away = str(error)
+                if why := diagnose_redis(url, error):
+                    raise Refused(f"Redis at {masked(url)} {why}") from error
+                if not isinstance(error, TRANSIENT):
+                    raise Refused(f"Redis at {masked(url)} cannot be used: {error}") from error
+                raise
     return client
+
+
+def _require_usable(client: redis.Redis) -> None:
+    client.ping()
+    with suppress(NoPermissionError):  # INFO is among the commands that are often taken from users
+        if client.info("cluster").get("cluster_enabled"):
+            raise ClusterError(
+                "it is a node of a Redis Cluster, where one script may not change keys of several nodes: "
+                "point FEED_REDIS at a Redis without cluster-enabled"
+            )
+    client.eval("return redis.call('DEL', KEYS[1])", 1, "feedloop:writable")  # a replica, or a user that may not, says no
 
 
 @contextmanager
@@ -353,7 +382,9 @@ def must_answer(url: str, doing: str = "") -> Iterator[None]:
     except TRANSIENT as error:
         if getattr(error, "filename", None):
             raise
-        raise FeedError(f"Redis at {url} went away{doing}: {error}; run it again") from error
+        if why := redis_refusal(error):
+            raise Refused(f"Redis at {masked(url)} {why}") from error
+        raise FeedError(f"Redis at {masked(url)} went away{doing}: {error}; run it again") from error
 
 
 def read_catalogue(client: redis.Redis) -> dict[str, Any] | None:

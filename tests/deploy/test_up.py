@@ -7,12 +7,15 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
 from deploy import compose
 from deploy.up import ROOT, LocalSystem
@@ -165,6 +168,42 @@ def test_embedded_servers_stand_in_and_are_found_where_they_listen(tmp_path):
         assert running.settings.registry == tmp_path / "state" / "registry"
     with pytest.raises(redis.ConnectionError):
         redis.Redis.from_url(running.settings.redis).ping()
+
+
+def test_an_app_that_keeps_sending_while_it_starts_does_not_decide_how_topics_are_made(tmp_path):
+    features, health = ROOT / "stream_processors" / "features.py", ROOT / "deploy" / "health.py"
+    running, said = system(
+        tmp_path,
+        f"""
+        kafka: {{image: "apache/kafka:4", ports: ["127.0.0.1:9092:9092"]}}
+        redis: {{image: "redis:7", ports: ["127.0.0.1:6379:6379"]}}
+        features:
+          build: .
+          command: [python, {features}]
+          environment:
+            {{FEED_KAFKA: "kafka:19092", FEED_REDIS: "redis://redis:6379/0", FEED_PARTITIONS: 3, FEED_SESSION_SECONDS: 2}}
+          healthcheck: {{test: [CMD, python, {health}, features]}}
+          depends_on: {{redis: {{condition: service_healthy}}, kafka: {{condition: service_healthy}}}}
+        """,
+    )
+    sent = threading.Event()
+
+    def app():
+        while not sent.is_set():
+            try:
+                producer = KafkaProducer(bootstrap_servers=running.addresses["kafka"], bootstrap_timeout_ms=300)
+                producer.send("interactions", key=b"p1", value=b"{}").get(3)
+                sent.set()
+            except KafkaError:
+                time.sleep(0.01)
+
+    sender = threading.Thread(target=app)
+    sender.start()
+    with running:
+        running.wait_ready(60)
+        sender.join(10)
+        until(lambda: "dead letter" in said.getvalue())  # what it sent has arrived where it belongs
+    assert "partitions, not" not in said.getvalue()
 
 
 def test_when_the_broker_dies_everything_starts_afresh(tmp_path):
