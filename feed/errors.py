@@ -23,6 +23,10 @@ class BadSetting(FeedError):
     """An unknown or impossible setting."""
 
 
+class NotArrived(FeedError):
+    """Less has arrived in the features than was published."""
+
+
 class OtherCatalogue(FeedError):
     """The state holds users and items of another world or log than the one being published."""
 
