@@ -7,15 +7,19 @@ from math import inf
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
-from feed.events import Attributes, Id, Text, Time, ids_to_text, times_to_utc
+from feed.events import Attributes, Id, Text, Time, empty_to_missing, ids_to_text, times_to_utc, without_empty
 
 TITLE_LENGTH = 1024  # characters
 MOST_TAGS = 64
 
 
 class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One item: `title` is for display only, `available` and the times say when it may be shown, all else is a feature."""
+    """One item: `title` is for display only, `available` and the times say when it may be shown, all else is a feature.
+
+    Repeated tags count once.
+    """
 
     item_id: Id
     title: Annotated[str, Meta(max_length=TITLE_LENGTH)] | None = None
@@ -29,6 +33,10 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         ids_to_text(self, "item_id", "creator_id")
+        empty_to_missing(self, "title", "category")
+        without_empty(self)
+        if "" in self.tags or len(set(self.tags)) < len(self.tags):
+            force_setattr(self, "tags", tuple(dict.fromkeys(tag for tag in self.tags if tag)))
         times_to_utc(self, "created_at", "expires_at")
 
     @property
@@ -61,4 +69,6 @@ class User(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         ids_to_text(self, "user_id")
+        empty_to_missing(self, "platform", "country", "age_group", "gender")
+        without_empty(self)
         times_to_utc(self, "signed_up_at")

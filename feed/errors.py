@@ -27,6 +27,10 @@ class Refused(FeedError):
     """A server that is there, and does not let this process in or cannot be used by it; waiting does not help."""
 
 
+class NotArrived(FeedError):
+    """Less has arrived in the features than was published."""
+
+
 class OtherCatalogue(FeedError):
     """The state holds users and items of another world or log than the one being published."""
 

@@ -2,7 +2,8 @@
 
 An `Impression` is one request's list of shown items: one event, so that the user's features are frozen once a request.
 Everything a person does with one item is an `Engagement`: `View` (with dwell), `Click`, `Like`, `Share`, `Comment`, `Hide`.
-Ids are text; integers are accepted and become text. Times are UTC, propensities are probabilities in (0, 1].
+Ids are text; integers are accepted and become text. Times are UTC, propensities are probabilities in (0, 1]. An empty text is
+a missing one.
 
 Every text, number and collection has a bound here, and every later reader bears whatever is within it. The data format
 (`feed.dataset`) takes its bounds from here as well.
@@ -51,6 +52,20 @@ def ids_to_text(struct: Struct, *names: str) -> None:
             force_setattr(struct, name, str(value))
 
 
+def empty_to_missing(struct: Struct, *names: str) -> None:
+    """Make these fields of a struct that is being made None where they are an empty text."""
+    for name in names:
+        if getattr(struct, name) == "":
+            force_setattr(struct, name, None)
+
+
+def without_empty(struct: Struct) -> None:
+    """Leave out the attributes of a struct that is being made that are an empty text."""
+    attributes: dict[str, object] = struct.attributes  # type: ignore[attr-defined]
+    if "" in attributes.values():
+        force_setattr(struct, "attributes", {name: value for name, value in attributes.items() if value != ""})
+
+
 def times_to_utc(struct: Struct, *names: str) -> None:
     """Bring these fields of a struct that is being made, times with any offset, to UTC; None stays.
 
@@ -82,6 +97,10 @@ class Context(Struct, frozen=True, omit_defaults=True):
     hour: Annotated[int, Meta(ge=0, le=23)] | None = None
     attributes: Attributes = {}
 
+    def __post_init__(self) -> None:
+        empty_to_missing(self, "device", "country")
+        without_empty(self)
+
 
 class Shown(Struct, frozen=True, omit_defaults=True):
     """One item of an impression: its place (0 = top), the model's score if it has one, and how it came to be shown."""
@@ -94,6 +113,7 @@ class Shown(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         ids_to_text(self, "item_id")
+        empty_to_missing(self, "source")
 
 
 class _Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
@@ -108,6 +128,7 @@ class _Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="e
 
     def __post_init__(self) -> None:
         ids_to_text(self, "event_id", "user_id", "request_id")
+        empty_to_missing(self, "arm", "model_version")
         times_to_utc(self, "occurred_at")
         if self.occurred_at < EARLIEST:
             raise ValueError(f"occurred_at {self.occurred_at.isoformat()} is before 1970")
