@@ -28,6 +28,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from feed import dataset, errors, logs, settings
+from feed.address import Broker
 from feed.errors import BadModel, FeedError, NoChampion, NotArrived
 from feed.events import utc
 from feed.features import BatchState, FeatureSpace, ItemTable, UserState
@@ -112,11 +113,11 @@ def run(configuration: Settings, output: Path, data: Path | None = None, describ
     return quality
 
 
-def read_catalogue(servers: str) -> Described:
+def read_catalogue(broker: Broker | str) -> Described:
     """What the topic `items` describes; nothing, with a warning, if no broker answers or there is no such topic."""
     try:
-        kafka.GroupView(servers, "rank", ()).close()
-        return read_described(servers)
+        kafka.GroupView(broker, "rank", ()).close()
+        return read_described(broker)
     except (KafkaError, FeedError) as error:
         log.warning(
             "whether the catalogue is whole is not known: coverage is of what Redis knows", error=str(error) or repr(error)

@@ -84,6 +84,7 @@ class FeedsAgent:
                 half = len(states) // 2
                 return self._write(states[:half]) + self._write(states[half:])
             self.set_aside += 1
+            self._features.tally("feeds.set_aside")
             log.error(
                 "a user whom this code cannot rank is set aside: a programming error, please report it",
                 user=states[0].get("user_id"), set_aside=self.set_aside, exc_info=error,

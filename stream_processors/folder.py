@@ -76,6 +76,7 @@ class Folder:
             topic=topic.name, partition=place.partition, offset=place.offset, exc_info=error,
         )  # fmt: skip
         change = Change(end)
+        change.tallies["set_aside"] += 1
         reason = f"the fold failed, which is a programming error: {last_line(error)}"
         self._refuse(change, DeadLetter(topic.name, place, reason, record.key, record.value))
         return change
@@ -113,8 +114,9 @@ class Folder:
         for event in events:
             state = change.users[event.user_id]
             if is_repeat(state, event):
-                change.repeats += 1
+                change.tallies["repeats"] += 1
                 continue
+            change.tallies["events"] += 1
             windows.add(event, state)
             if (first := taken(state, event)) is not None:
                 change.taken.append(first)
@@ -193,6 +195,7 @@ class Folder:
         return readable
 
     def _refuse(self, change: Change, letter: DeadLetter) -> None:
+        change.tallies["dead_letters"] += 1
         place, value = letter.position, wire.encode(letter)
         # what came in a compressed batch can be larger than one that is not
         if len(value) + len(letter.key or b"") > MOST_BYTES:

@@ -8,6 +8,7 @@
     items:withdrawn                 sorted set: the last `WITHDRAWN` items that records have withdrawn, by the same number
     erased                          hash: who was erased (see `erased_name`) -> up to when, milliseconds since 1970
     members:{partition}             set: ids of the partition's users
+    counters                        hash: `features.events`, `.repeats`, `.dead_letters`, `.set_aside`; `feeds.set_aside`
     outbox:{topic id}:{partition}   stream: messages that applied batches caused and that are not yet known to be sent
     open:{topic id}:{partition}     hash: user -> JSON: impressions whose attribution window is open (feed.attribution)
     due:{topic id}:{partition}      sorted set: those users by the partition's time at which something of theirs ends
@@ -130,6 +131,7 @@ _APPLY = (
 --       oldest bucket kept of 5m, 1h, 1d, marks or '', MessagePack array of (user, what is open or '', when due),
 --       marks that these were computed from or '', fields that a near hash may have, epoch, names of own and other position,
 --       MessagePack array of (erased user, their name in `erased`, until when), withdrawn items that are remembered,
+--       MessagePack array of (counter, how much more),
 --       then user values, then per item: id, content ('': as it is, 'removed'), 'shown' or 'withdrawn' (with content),
 --       'field=n;field=n', MessagePack array of (item, amount) or '',
 --       then per message: topic, partition, key, value
@@ -143,7 +145,7 @@ if own ~= ARGV[1] or other ~= ARGV[2] then return {0, own, other, {}} end
 if ARGV[13] ~= '' and held('marks:' .. own_name) ~= ARGV[15] then return {0, own, other, {}} end
 local users, items = tonumber(ARGV[5]), tonumber(ARGV[6])
 local first_user, first_item = 6, 6 + users
-local user_values, item_values = 21, 21 + users
+local user_values, item_values = 22, 22 + users
 require_sizes(members, changed, open, due, outbox)
 if #lost > 0 then return {0, own, other, lost} end
 for i = 1, users do
@@ -172,6 +174,8 @@ for i = 1, users do
   redis.call('SADD', members, string.sub(KEYS[first_user + i], 6))
 end
 if ARGV[13] ~= '' then redis.call('HSET', positions, 'marks:' .. own_name, ARGV[13]) end
+local tallies = cmsgpack.unpack(ARGV[22])
+for i = 1, #tallies, 2 do redis.pcall('HINCRBY', 'counters', tallies[i], tallies[i + 1]) end
 local pending = cmsgpack.unpack(ARGV[14])
 for i = 1, #pending, 3 do
   if pending[i + 1] == '' then
@@ -286,7 +290,7 @@ class Change:
     since 1970); what `users` has of them came later. `taken`: what was taken, after what. `pending`: what is open of these
     users now; `marks` None: the partition has none. `events`: those that were folded. `newest`: the newest event time (seconds
     since 1970, 0 if there is none).
-    `marks_before`: those it was computed from. `repeats`: events that came again.
+    `marks_before`: those it was computed from. `tallies`: what is counted of it in `counters`.
     """
 
     position: Position
@@ -301,7 +305,7 @@ class Change:
     events: list[Event] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     newest: float = 0.0
-    repeats: int = 0
+    tallies: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -666,7 +670,8 @@ class FeatureStore:
             b"" if change.marks_before in (None, Marks()) else msgspec.json.encode(change.marks_before), LONGEST,
             epoch, own_name, f"{other_topic_id}:{partition}",
             msgspec.msgpack.encode([part for u, until in change.erased.items() for part in (u, erased_name(u), str(until))]),
-            WITHDRAWN, *map(msgspec.json.encode, change.users.values()),
+            WITHDRAWN, msgspec.msgpack.encode([part for name, n in change.tallies.items() for part in (f"features.{name}", n)]),
+            *map(msgspec.json.encode, change.users.values()),
         ]  # fmt: skip
         for item_id in items:
             content, shown = _content(change.items, item_id)
@@ -688,6 +693,10 @@ class FeatureStore:
         if lost:
             self._unreadable([key.decode() for key in lost])
         return Applied(bool(done), int(found), int(other))
+
+    def tally(self, name: str) -> None:
+        """One more of what is counted so in `counters`."""
+        self._client.hincrby("counters", name, 1)
 
     def outbox(self, topic_id: str, partition: int, most: int | None = None) -> list[tuple[bytes, Message]]:
         """Messages not yet known to be sent, oldest first and at most `most`, with the id to remove them by."""

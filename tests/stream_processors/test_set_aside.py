@@ -298,3 +298,17 @@ def test_an_example_on_which_a_comparison_or_the_detectors_fail_is_set_aside_and
 
 def test_an_empty_table_has_no_number_that_is_not_finite():
     assert ItemTable().numeric(1.7e9).shape[0] == 0
+
+
+def test_what_is_folded_comes_again_or_is_set_aside_is_counted(agent, monkeypatch):
+    update = folding.update_user
+
+    def failing(state, event, items):
+        if event.event_id == "e1":
+            raise ArithmeticError("no")
+        update(state, event, items)
+
+    monkeypatch.setattr(folding, "update_user", failing)
+    agent._try(batch([like(0), like(0), like(1), b"junk", like(2)]))
+    counted = {name.decode(): int(n) for name, n in agent._store._client.hgetall("counters").items()}
+    assert counted == {"features.events": 2, "features.repeats": 1, "features.dead_letters": 2, "features.set_aside": 1}
