@@ -31,8 +31,8 @@ from producers.world import World
 TICK = 0.05  # seconds
 SCREEN_SECONDS, LINE_SECONDS = 0.5, 5.0
 LAG_REMEDY = (
-    "The system does not keep up here, and no model can help that: lower --rate, stop other processes, or look whether the "
-    "features agent and the feeds agent run"
+    "The system does not keep up here, and no model can help that: lower --rate, stop other processes, or look whether broker, "
+    "features agent and feeds agent run"
 )
 DESCRIBED_PER_USER = 50  # engagements in the history that --describe looks at, for each user
 console = Console(highlight=False)
