@@ -18,6 +18,7 @@ Everything follows from the order of the events, not from how they are grouped; 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from zlib import crc32
 
 import msgspec
@@ -129,6 +130,7 @@ class Attribution:
         self.before = marks
         self._clock, self._sequence, self._late = marks.clock, marks.sequence, marks.late
         self.pending = pending
+        self._first = -inf  # no window is over before the clock is behind this
         self._examples: list[Example] = []
         self.failed: list[Failed] = []
 
@@ -152,17 +154,25 @@ class Attribution:
             self._engage(pending, event, state, before)
         here = [window for window in pending.windows if not self._over(window)]
         if len(here) > WINDOWS:
+            self._close_over()  # as if a batch had ended here: numbers must not depend on it
             self._close(event.user_id, pending, min(here, key=lambda window: (not window.waits, window.until)))
 
     def close(self, everything: bool = False) -> list[Example]:
         """The examples of all windows that are over (or of all), in that order; entries without anything left are empty."""
-        over = [(w.until, user_id, w) for user_id, p in self.pending.items() for w in p.windows if everything or self._over(w)]
-        for _, user_id, window in sorted(over, key=lambda entry: (entry[0], entry[1], entry[2].request)):
-            self._close(user_id, self.pending[user_id], window)
+        self._close_over(everything)
         for pending in self.pending.values():
             pending.closed = [entry for entry in pending.closed if entry[1] > self._clock][-REMEMBERED:]
         examples, self._examples = self._examples, []
         return examples
+
+    def _close_over(self, everything: bool = False) -> None:
+        if not everything and self._first >= self._clock:
+            return
+        windows = [(w.until, user_id, w) for user_id, pending in self.pending.items() for w in pending.windows]
+        over = [entry for entry in windows if everything or self._over(entry[2])]
+        for _, user_id, window in sorted(over, key=lambda entry: (entry[0], entry[1], entry[2].request)):
+            self._close(user_id, self.pending[user_id], window)
+        self._first = min((until for until, _, window in windows if not self._over(window)), default=inf)
 
     def _show(self, pending: Pending, event: Impression, state: UserState, before: float) -> None:
         request = event.request_id or event.event_id
@@ -225,6 +235,7 @@ class Attribution:
         until = max(event.at, before) + self._seconds
         window = Window(request, event.at, until, items, Raw(msgspec.json.encode(example)), organic)
         pending.windows.append(window)
+        self._first = min(self._first, until)
         return window
 
     def _over(self, window: Window) -> bool:

@@ -37,13 +37,17 @@ FETCH_WAIT_MS = 200  # the embedded broker scans its partitions at each fetch: n
 
 
 class Batch:
-    """Consecutive records of one partition: `start` <= every offset < `end`."""
+    """Consecutive records of one partition: `start` <= every offset < `end`.
 
-    __slots__ = ("_consumer", "_mark", "end", "records", "start", "tp")
+    `again`: all of them were acknowledged before they were delivered, by this worker or another.
+    """
+
+    __slots__ = ("_consumer", "_mark", "again", "end", "records", "start", "tp")
 
     def __init__(self, tp: TP, start: int, records: Sequence[Any], consumer: "Consumer") -> None:
         self.tp, self.start, self.end, self.records = tp, start, records[-1].offset + 1, records
         self._consumer, self._mark = consumer, consumer.mark(tp)
+        self.again = self.end <= consumer.acknowledged_once(tp)
 
     @property
     def stale(self) -> bool:
@@ -53,11 +57,6 @@ class Batch:
     def ack(self) -> bool:
         """Allow the commit up to `end`; False if this batch is stale, or one before it was not acknowledged."""
         return self._consumer.ack_batch(self)
-
-    @property
-    def again(self) -> bool:
-        """Whether all of it was acknowledged before, by this worker or another."""
-        return bool(self.end <= self._consumer.acknowledged_once(self.tp))
 
     def touch(self) -> None:
         """Tell the watchdog that work on this batch goes on: it takes long, or waits for something that has been said."""

@@ -34,7 +34,8 @@ class Lag:
 
         async def apply_and_measure(batch: Batch) -> None:
             await apply(batch)
-            self.done(batch.records)
+            if not batch.again:  # a rebuild is not late
+                self.done(batch.records)
 
         return apply_and_measure
 
