@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -27,7 +28,7 @@ from feed.errors import Unreadable, run
 from feed.events import Event
 from feed.io import kafka
 from feed.io.kafka import Record
-from feed.io.letters import Letters, read_letters
+from feed.io.letters import Letters, read_letters, shortened
 from feed.settings import FUTURE_SECONDS
 from feed.wire import Deleted
 
@@ -35,7 +36,6 @@ log = structlog.get_logger()
 NEVER = -2  # before the time of any record: one without a time has -1
 T = TypeVar("T")
 REASONS = 20  # of one topic that are told; the others are counted together
-REASON_LENGTH = 200  # characters
 
 
 @dataclass
@@ -53,7 +53,8 @@ class Reader:
 
     def messages(self, topic: wire.Topic, decode: Callable[[bytes | None], T]) -> Iterator[tuple[int, T | Deleted]]:
         """What `decode` makes of the topic's records, one partition after the other, each with its time (milliseconds)."""
-        for record in sorted(kafka.read_topic(self.broker, topic), key=lambda record: (record.partition, record.offset)):
+        found: list[tuple[int, int, int, T | Deleted]] = []
+        for record in kafka.read_topic(self.broker, topic):
             try:
                 deletes = record.value is None and topic.compacted
                 message = wire.decode_deleted(record.key) if deletes else decode(record.value)
@@ -61,7 +62,8 @@ class Reader:
             except Unreadable as error:
                 self._leave_out(topic.name, str(error))
             else:
-                yield record.timestamp, message
+                found.append((record.partition, record.offset, record.timestamp, message))
+        yield from ((at, message) for _, _, at, message in sorted(found, key=itemgetter(0, 1)))
 
     @cached_property
     def _letters(self) -> Letters:
@@ -81,7 +83,7 @@ class Reader:
     def _leave_out(self, topic: str, reason: str) -> None:
         self.unreadable[topic] = self.unreadable.get(topic, 0) + 1
         reasons = self.reasons.setdefault(topic, Counter())
-        reason = reason if len(reason) <= REASON_LENGTH else f"{reason[:REASON_LENGTH]}…"
+        reason = shortened(reason)
         reasons[reason if reason in reasons or len(reasons) < REASONS else "other reasons"] += 1
 
 

@@ -84,6 +84,7 @@ ITEMS = st.lists(
     st.builds(
         Item, item_id=IDS, title=MAYBE, created_at=st.none() | ANY_TIME, category=MAYBE,
         tags=st.lists(TEXT | st.just(""), max_size=4).map(tuple), creator_id=st.none() | IDS, attributes=ATTRIBUTES,
+        available=st.none() | st.booleans(), expires_at=st.none() | ANY_TIME,
     ),
     max_size=4, unique_by=lambda item: item.item_id,
 )  # fmt: skip

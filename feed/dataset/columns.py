@@ -146,7 +146,9 @@ def flags(where: Where, given: pd.Series) -> pd.Series:
     values = _plain(given)
     empty = missing(values)
     as_text = values.astype("str").str.strip().str.lower().mask(empty)
-    where.refuse(given, ~empty & ~as_text.isin(["true", "false"]), "is neither true nor false")
+    where.refuse(
+        given, ~empty & ~as_text.isin(["true", "false"]), "is neither true nor false: write one of them, or leave it empty"
+    )
     return as_text.map({"true": True, "false": False}).astype("boolean")
 
 

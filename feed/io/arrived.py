@@ -20,9 +20,8 @@ from feed.dataset import Dataset, events_of, items_of, users_of
 from feed.errors import NotArrived, Unreadable
 from feed.events import Event
 from feed.io import kafka
-from feed.io.letters import read_letters
+from feed.io.letters import Letter, digest, read_letters, shortened
 from feed.io.redis import CATALOGUE, WIPING, FeatureStore
-from feed.wire import DeadLetter
 
 log = structlog.get_logger()
 
@@ -44,7 +43,7 @@ def read_described(broker: Broker | str) -> Described:
     """What the topic describes by now; the last record of an item counts. Raises `FeedError` if there is no such topic."""
     letters = read_letters(broker)
     items: dict[str, str | None] = {}
-    for record in sorted(kafka.read_topic(broker, wire.ITEMS), key=lambda record: (record.partition, record.offset)):
+    for record in kafka.read_topic(broker, wire.ITEMS):  # an item's records are in one partition, so they are in order
         item_id = (record.key or b"").decode(errors="replace")
         if record.value is None:
             items.pop(item_id, None)
@@ -53,14 +52,14 @@ def read_described(broker: Broker | str) -> Described:
         try:
             item_id, reason = wire.decode_item(record.value).item_id, None if letter is None else letter.reason
         except Unreadable as error:
-            reason = str(error)
+            reason = shortened(str(error))
         if reason is None or item_id not in items:  # a record that cannot be used leaves the item as it was
             items[item_id] = reason
     return Described(frozenset(items), {item_id: reason for item_id, reason in items.items() if reason is not None})
 
 
 def require_catalogue(
-    store: FeatureStore, dataset: Dataset, wait: Callable[[], None], letters: Callable[[], Sequence[DeadLetter]]
+    store: FeatureStore, dataset: Dataset, wait: Callable[[], None], letters: Callable[[], Sequence[Letter]]
 ) -> None:
     """Return when Redis knows every item and user of `dataset`.
 
@@ -75,7 +74,7 @@ def require_catalogue(
         left = sum(map(len, lost.values()))
         if not left:
             return
-        refused = {(letter.topic, (letter.key or b"").decode(errors="replace")): letter for letter in letters()}
+        refused = {(letter.topic, letter.key): letter for letter in letters()}
         reasons = {name: [refused[name, one] for one in lost[name] if (name, one) in refused] for name in lost}
         explained = sum(map(len, reasons.values())) == left
         if left != before:
@@ -86,9 +85,9 @@ def require_catalogue(
         time.sleep(LOOK_SECONDS)
 
 
-def require_used(dataset: Dataset, letters: Iterable[DeadLetter]) -> None:
+def require_used(dataset: Dataset, letters: Iterable[Letter]) -> None:
     """Raise `NotArrived` if any of these letters holds an event, item or user of `dataset`."""
-    values = {letter.value: letter for letter in letters}
+    values = {letter.digest: letter for letter in letters}
     if not values:
         return
     counts, refused = {"interactions": 0, "items": 0, "users": 0}, dict[str, list[str]]()
@@ -96,7 +95,7 @@ def require_used(dataset: Dataset, letters: Iterable[DeadLetter]) -> None:
     for message in chain(events_of(dataset), items_of(dataset), users_of(dataset)):
         topic, name = _named(message)
         counts[topic] += 1
-        if (letter := values.get(wire.encode(message))) is not None:
+        if (letter := values.get(digest(wire.encode(message)))) is not None:
             refused.setdefault(topic, []).append(name)
             reasons.setdefault(topic, letter.reason)
     if refused:
@@ -152,7 +151,7 @@ def unknown_users(store: FeatureStore, ids: Sequence[str]) -> list[str]:
     return [user_id for part in parts for user_id, state in zip(part, store.users(part), strict=True) if state is None]
 
 
-def _missing(name: str, published: int, lost: Sequence[str], letters: Sequence[DeadLetter]) -> str:
+def _missing(name: str, published: int, lost: Sequence[str], letters: Sequence[Letter]) -> str:
     known = f"{published:,} {name} were published, and Redis knows {published - len(lost):,} of them; missing are {_some(lost)}"
     return f"{known} ({len(letters):,} in dead-letters: {letters[0].reason})" if letters else known
 
