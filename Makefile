@@ -89,7 +89,7 @@ bench-quality: .venv/.installed ## measure how well models rank and what each pa
 	$(PY) -m benchmarks.learning
 	$(PY) -m benchmarks.report
 
-soak: .venv/.installed ## learner and gatekeeper killed twenty times: the same weights, no trial decided twice
+soak: .venv/.installed ## learner and gatekeeper killed twenty times: the same weights, no trial decided twice; Redis lost thirty times
 	$(PY) -m pytest tests/soak
 
 requirements: .venv/.installed ## pin anew what pyproject.toml asks for

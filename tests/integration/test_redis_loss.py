@@ -30,10 +30,10 @@ ITEMS = [Item(item_id=i, category=f"c{i % 9}", creator_id=f"k{i % 30}", tags=(f"
 USERS = [User(user_id=u, platform=("ios", "web")[u % 2]) for u in range(60)]
 
 
-def some_events(n: int, seed: int) -> Iterator[Event]:
+def some_events(n: int, seed: int, step: float = 20.0) -> Iterator[Event]:
     draw = random.Random(seed)
     for k in range(n):
-        at = utc(1.7e9 + 20 * k)
+        at = utc(1.7e9 + step * k)
         common = {"event_id": new_event_id(at, draw), "user_id": draw.randrange(len(USERS)), "occurred_at": at}
         name = draw.choice(["impression", "impression", *ENGAGEMENTS])
         if name == "impression":
