@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from msgspec.structs import replace
+from redis import RedisError
 
 from feed import logs, settings, wire
 from feed.errors import FeedError, Lost, run
@@ -138,6 +139,8 @@ class FeaturesAgent:
             applied = apply(change)
         except (*TRANSIENT, FeedError, MemoryError):
             raise
+        except RedisError as error:  # whatever ails Redis, the records are not to blame
+            raise FeedError(f"Redis has not applied a batch: {error!r}") from error
         except Exception as error:
             if len(records) > 1:
                 half = len(records) // 2

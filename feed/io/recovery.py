@@ -25,7 +25,10 @@ from feed.io.redis import POSITIONS, SOUND, TRANSIENT
 log = structlog.get_logger()
 
 # what is computed from the log; `position:`, `marks:`, `items:stamp` and `clock` are of earlier versions
-COMPUTED = (b"user:", b"item:", b"near:", b"items:", b"members:", b"counters", b"open:", b"due:", b"position:", b"marks:")
+COMPUTED = (
+    *(b"user:", b"item:", b"near:", b"items:", b"members:", b"erased", b"counters"),
+    *(b"open:", b"due:", b"position:", b"marks:"),
+)
 CLOCK = b"clock"
 AT_ONCE = 1000  # keys looked at, or removed, in one script
 AGAIN_SECONDS = 60.0  # a rebuild that begins so soon after the one before counts as one in a row

@@ -156,9 +156,14 @@ for i = 1, items do
   local described = redis.call('ZSCORE', changed, ARGV[item_values + 5 * i - 4])
   require_item(KEYS[first_item + 2 * i - 1], KEYS[first_item + 2 * i], described)
 end
-if #lost > 0 then return {0, own, other, lost} end
-local withdrawn, erasures, others_open, others_due = KEYS[#KEYS - 3], KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
+local withdrawn, erasures, others_open, others_due = unpack(KEYS, #KEYS - 3, #KEYS)
 local erased = cmsgpack.unpack(ARGV[20])
+if #erased > 0 then
+  require_sound(size('HLEN', erasures) >= 0, erasures)
+  require_sound(size('HLEN', others_open) == expected(others_open), others_open)
+  require_sound(size('ZCARD', others_due) == expected(others_open), others_due)
+end
+if #lost > 0 then return {0, own, other, lost} end
 for i = 1, #erased, 3 do
   local id = erased[i]
   redis.call('HSET', erasures, erased[i + 1], erased[i + 2])
@@ -245,7 +250,8 @@ end
 for i = arg + 1, #ARGV, 4 do
   redis.call('XADD', outbox, '*', 'topic', ARGV[i], 'partition', ARGV[i + 1], 'key', ARGV[i + 2], 'value', ARGV[i + 3])
 end
-local sized = {[members] = 'SCARD', [changed] = 'ZCARD', [open] = 'HLEN', [others_open] = 'HLEN', [outbox] = 'XLEN'}
+local sized = {[members] = 'SCARD', [changed] = 'ZCARD', [open] = 'HLEN', [outbox] = 'XLEN'}
+if #erased > 0 then sized[others_open] = 'HLEN' end  -- else nobody would notice that it is lost
 for key, command in pairs(sized) do
   local n = redis.call(command, key)
   if n ~= expected(key) then redis.call('HSET', positions, key, n) end
@@ -465,8 +471,12 @@ class FeatureStore:
 
     def erased(self, ids: Sequence[str]) -> dict[str, int]:
         """Those of these users who were erased, and until when (milliseconds since 1970, as Kafka's records have it)."""
-        found = cast("list[bytes | None]", self._client.hmget("erased", [erased_name(i) for i in ids])) if ids else []
-        return {user_id: int(until) for user_id, until in zip(ids, found, strict=True) if until is not None}
+        try:
+            found = cast("list[bytes | None]", self._client.hmget("erased", [erased_name(i) for i in ids])) if ids else []
+            return {user_id: int(until) for user_id, until in zip(ids, found, strict=True) if until is not None}
+        except (ResponseError, ValueError) as error:
+            self._none_of_ours("erased", error)
+            return {}
 
     def counts(self, item_id: str) -> dict[str, int]:
         """The item's counts by field; empty if there are none."""

@@ -1,7 +1,6 @@
 """What was hidden stays hidden, for ever, within a bound."""
 
 import base64
-import json
 import random
 
 import msgspec
@@ -13,7 +12,7 @@ from feed.catalogue import Item
 from feed.events import Hide, View, utc
 from feed.features import SEEN, BatchState, bloom, consumed, hidden_before, new_user, update_user
 from feed.features.user import HIDDEN, NUMERIC
-from feed.io.redis import FeatureStore, connect
+from feed.io.redis import Change, FeatureStore, connect
 from feed.ranking.arms import Policy
 from feed.ranking.standard import Ranker
 from feed.wire import Position
@@ -146,10 +145,10 @@ def test_a_state_of_before_the_feature_is_read_and_goes_on(redis_url):
     client = connect(redis_url)
     store, folder = FeatureStore(client), Folder(1, 300.0, 1800.0)
     old = {name: part for name, part in new_user("1").items() if name != "hidden"} | {"seen": ["7"]}
-    client.set("user:1", json.dumps(old))
-    record = type("Record", (), {"offset": 0, "key": b"1", "value": wire.encode(event(Hide, 9)), "timestamp": 0})
-    change = folder.fold(wire.INTERACTIONS, [record], Position("I", 0, 1), store, store.load_items())
-    assert store.apply(change, 0, "U", 0).done
+    assert store.apply(Change(Position("I", 0, 1), users={"1": old}), 0, "U", 0).done
+    record = type("Record", (), {"offset": 1, "key": b"1", "value": wire.encode(event(Hide, 9)), "timestamp": 0})
+    change = folder.fold(wire.INTERACTIONS, [record], Position("I", 0, 2), store, store.load_items())
+    assert store.apply(change, 1, "U", 0).done
     (state,) = store.users(["1"])
     assert state["hidden"] == {"ids": ["9"]}
     assert set(consumed(state)) == {"7", "9"}

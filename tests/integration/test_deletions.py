@@ -168,3 +168,33 @@ def test_unusable_deletions_are_dead_letters_and_nothing_else_stops(running):
     assert all("deletes nothing" in letter.reason for letter in letters)
     running.delete(wire.ITEMS, "3")
     until(lambda: not running.have("3"))
+
+
+def test_a_redis_that_is_emptied_is_filled_from_the_log_without_what_was_deleted(running):
+    gone, again, other = "erased", "came-again", "untouched"
+    for user in (gone, again, other):
+        running.send(wire.USERS, user, User(user_id=user, country="DE"))
+        running.send(wire.INTERACTIONS, user, Like(event_id=f"1-{user}", user_id=user, item_id="5", occurred_at=utc(NOW + 11)))
+    for topic, key in ((wire.USERS, gone), (wire.USERS, again), (wire.ITEMS, "5"), (wire.ITEMS, "6")):
+        running.delete(topic, key)
+    # an event that is folded before the erasure goes with it, later though it was recorded
+    until(lambda: running.folded() and running.store.users([gone, again]) == [None, None])
+    running.send(wire.ITEMS, "6", item(6))
+    running.send(wire.INTERACTIONS, again, Like(event_id="2", user_id=again, item_id="9", occurred_at=utc(NOW + 12)))
+    until(lambda: running.folded() and running.store.users([again])[0] is not None)
+
+    def known():  # but what was known of items, which is of the catalogue as it is now
+        states = dict(zip((again, other), running.store.users([again, other]), strict=True))
+        return {user: state and [state[name] for name in ("profile", "events", "recent")] for user, state in states.items()}
+
+    before = known()
+    assert before == {again: [{}, {"like": 1}, ["9"]], other: [{"country": "DE"}, {"like": 1}, ["5"]]}
+
+    running.client.flushall()
+    until(lambda: running.folded() and running.store.standing().state == "ready")
+    until(lambda: known() == before)
+    assert running.store.users([gone]) == [None]
+    assert running.store.contents(["4", "5", "6"]).keys() == {"4", "6"}
+    until(lambda: running.feeds.read(other) is not None)
+    assert running.feeds.read(gone) is None
+    assert "5" not in {place.item_id for place in running.feeds.read(other).items}

@@ -14,6 +14,7 @@ from feed.events import utc
 from feed.features import counts, new_user
 from feed.features.near import LONGEST, Taken
 from feed.io import redis as module
+from feed.io.recovery import Recovery
 from feed.io.redis import (
     TRANSIENT,
     TRIM_FIELDS,
@@ -512,3 +513,25 @@ def test_erasing_removes_all_that_holds_the_id_and_only_that(client):
     assert store.due("I", 0, 10.0) == ["another"]
     assert client.exists("user:another", "feed:another", "feed:another:meta") == 3
     assert store.erased(["who", "another"]) == {"who": 1234}
+
+
+def test_a_batch_of_users_does_not_hide_that_open_windows_of_the_partition_are_lost(client):
+    store, pending = FoldStore(client), Pending(closed=[("r", 5.0)])
+    assert store.apply(Change(Position("I", 0, 1), users={"1": new_user("1")}, pending={"1": pending}), 0, "U", 0).done
+    client.delete("open:I:0")
+    assert FeatureStore(client).apply(Change(Position("U", 0, 1), users={"2": new_user("2")}), 0, "I", 1).done
+    assert client.hget("positions", "open:I:0") == b"1"
+    with pytest.raises(Lost, match="open:I:0"):
+        store.apply(Change(Position("U", 0, 2), erased={"2": 1}), 1, "I", 1)
+    assert client.exists("user:2")  # nothing is applied
+
+
+def test_an_overwritten_record_of_who_was_erased_is_lost_and_not_the_fault_of_the_events(client):
+    client.set("erased", "x")
+    assert FeatureStore(client).erased(["1"]) == {}
+    with pytest.raises(Lost, match="erased"):
+        FoldStore(client).erased(["1"])
+    epoch = "e"
+    client.hset("positions", mapping={"epoch": epoch, "state": module.WIPING})
+    assert Recovery(client).wipe(epoch, 5.0)
+    assert not client.exists("erased")
