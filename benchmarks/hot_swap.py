@@ -181,7 +181,7 @@ def until(condition: Callable[[], bool]) -> float:
 def fill(features: FeatureStore) -> BatchState:
     """Put a world into Redis in which user u has clicked on items u, u + 1 and u + 2, a second apart."""
     state = BatchState([Item(item_id=str(k), category=f"c{k % 20}", created_at=utc(START - 86400)) for k in range(ITEMS)])
-    change = Change(Position("L", 0, 1), users=state.users, items=state.items.by_id)
+    change = Change(Position("L", 0, 1), users=state.users, items=dict(state.items.by_id))
     for k in range(3 * USERS):
         user, item = str(k // 3), str((k // 3 + k % 3) % ITEMS)
         click = Click(event_id=str(k), user_id=user, item_id=item, occurred_at=utc(START + k))

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.loop import Loop, seeded, start
+from feed import errors
 from feed.examples import Example, Row
 from feed.features.frozen import UserFeatures, nearby
 from feed.models.adam import Adam
@@ -212,4 +213,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

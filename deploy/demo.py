@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -116,8 +117,26 @@ def conclude(report: dict[str, Any], watch: Watch, outcome: Outcome, drift_at: i
         "no drift was alerted: raise --seconds": any(h.at > report["began"] + drift_at for h in watch.kinds("alert")),
         f"{LIKES} likes of {outcome.category} did not raise its share of the top {TOP} above the twin's": after > twin,
     }
+    lag = lagged(report)
+    if lag is not None:
+        console.print(f"[bold red]{lag}[/]", soft_wrap=True)
     if unseen := [what for what, seen in to_be_seen.items() if not seen]:
-        raise FeedError("not seen in this run: " + "; ".join(unseen))
+        raise FeedError(
+            "not seen in this run: " + "; ".join(unseen) + ("" if lag is None else ". But the feeds lagged, as said above")
+        )
+
+
+def lagged(report: Mapping[str, Any]) -> str | None:
+    """That the feeds lagged in this run, and how far, in words; None if they did not."""
+    age, late = report["feed_age"], [span["from"] for span in report["timeline"] if story.late(span)]
+    if not late:
+        return None
+    return (
+        f"feeds lagged in {len(late)} of {len(report['timeline'])} lines of the timeline: {age['older_than_5_s']:.0%} of all "
+        "requests saw a feed that did not know what its user had done more than 5 s before (its age: "
+        f"p50 {age['p50']:.1f} s, p95 {age['p95']:.1f} s). Shares of the best are then those of late feeds, not of the model: "
+        "lower --rate, or stop other processes of this machine"
+    )
 
 
 def _ahead(arms: Arms) -> bool:

@@ -21,6 +21,7 @@ from feed.registry import Registry
 from feed.settings import Settings
 
 LOOK_SECONDS = 0.5
+LATE_SECONDS = 5.0
 DRIFT = "taste drift injected"
 
 
@@ -103,10 +104,16 @@ def timeline(report: Mapping[str, Any], happened: Sequence[Happening], drift_at:
     table = Table("seconds", "learned", "popular", "what happened", title="share of the best possible click-through")
     spans = report["timeline"]
     for span, after in zip(spans, [*(s["from"] for s in spans[1:]), float("inf")], strict=True):
-        notes = [DRIFT] if span["from"] <= drift_at < after else []
+        notes = [f"feeds lag: p95 {span['feed_age']['p95']:.0f} s"] if late(span) else []
+        notes += [DRIFT] if span["from"] <= drift_at < after else []
         notes += [h.text for h in happened if span["from"] <= h.at - report["began"] < after]
         table.add_row(f"{span['from']:.0f}", *(share([span], arm) for arm in (LEARNED, POPULAR)), "\n".join(notes))
     return table
+
+
+def late(span: Mapping[str, Any]) -> bool:
+    """Whether more than one request in twenty of this span saw a feed that was too old to show what the model is worth."""
+    return bool(span["feed_age"]["p95"] > LATE_SECONDS)
 
 
 def share_of_best(spans: Sequence[Mapping[str, Any]], arm: str) -> float:

@@ -26,7 +26,7 @@ from deploy import compose
 from deploy.compose import LOOPBACK, BadCompose, Port, Service
 from deploy.embedded import free_ports
 from deploy.processes import Supervisor
-from feed.errors import FeedError, run
+from feed.errors import FeedError, obey_interrupts, run
 from feed.settings import PREFIX, Settings, load
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +100,7 @@ class LocalSystem:
                 self._handlers[number] = signal.getsignal(number)
                 if self._handlers[number] is signal.SIG_DFL:
                     signal.signal(number, _interrupt)
+            obey_interrupts()
         self._supervisor.start()
         return self
 
@@ -143,7 +144,7 @@ class LocalSystem:
         command: tuple[str, ...] = (sys.executable, "-m", "deploy.embedded", kind, "--port", port)
         if kind == "redis":
             command += ("--dir", str(self._state / "redis"))
-        check = (sys.executable, str(ROOT / "deploy" / "health.py"), "port", port)
+        check = ("bash", "-c", f"exec 3<>/dev/tcp/{LOOPBACK}/{port}")  # it listens
         # the broker makes the topics
         given = {name: value for other in services.values() for name, value in other.environment.items() if name in TOPICS}
         return replace(service, command=command, check=check, environment=given, volumes={})

@@ -10,13 +10,15 @@ window closes and its example is complete. The clock is the partition's: its new
 * an engagement after its window: too late; it changes features, as every event does, but no example. How long ago that was does
   not matter: of a request that is named and not known, nothing is made but with its impression
 * an engagement that names no request and that no impression explains: an *organic* example, the first time that the user meets
-  the item
+  the item; but of one that happened more than `seconds` before the clock, nothing: items would be frozen as they became since
 * an impression that comes late has its whole window, counted from the clock at its arrival
 
 Everything follows from the order of the events, not from how they are grouped; only an idle partition is closed from outside.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
 from zlib import crc32
 
 import msgspec
@@ -63,6 +65,17 @@ class Window(Struct):
         if isinstance(event, View) and event.dwell_ms is not None:
             self.dwell[event.item_id] = self.dwell.get(event.item_id, 0) + event.dwell_ms
 
+    def example(self, sequence: int) -> Example:
+        """The frozen example with its labels, under this number."""
+        example = msgspec.json.decode(self.body, type=Example)
+        labels, dwell = dict(self.labels), dict(self.dwell)
+        labelled = []
+        for row in example.rows:
+            # each label once: an item that was shown twice is labelled where it stood first
+            of_item, ms = labels.pop(row.item.item_id, {}), dwell.pop(row.item.item_id, 0)
+            labelled.append(msgspec.structs.replace(row, labels=of_item, dwell_ms=ms) if of_item else row)
+        return msgspec.structs.replace(example, sequence=sequence, rows=tuple(labelled))
+
     def take_over(self, other: "Window") -> None:
         """Label as `other` is labelled."""
         self.joined += other.joined
@@ -95,12 +108,21 @@ class Marks(Struct, frozen=True):
     late: int = 0
 
 
+@dataclass(frozen=True)
+class Failed:
+    """A window that could not be turned into its example, and what was raised: it is closed without one."""
+
+    user_id: str
+    request: str
+    error: Exception
+
+
 class Attribution:
     """The windows of one partition during one batch.
 
     `add` wants every event in the order of the log, with the user's state just *before* it; `close` at the end gives the
     examples of all windows that are over. `pending` must hold the entry of every user who has an event in the batch or whose
-    entry is due by its end.
+    entry is due by its end. `failed`: what `close` could not make an example of.
     """
 
     def __init__(self, seconds: float, source: int, marks: Marks, pending: dict[str, Pending], items: FrozenItems) -> None:
@@ -108,7 +130,9 @@ class Attribution:
         self.before = marks
         self._clock, self._sequence, self._late = marks.clock, marks.sequence, marks.late
         self.pending = pending
+        self._first = -inf  # no window is over before the clock is behind this
         self._examples: list[Example] = []
+        self.failed: list[Failed] = []
 
     @property
     def marks(self) -> Marks:
@@ -130,17 +154,25 @@ class Attribution:
             self._engage(pending, event, state, before)
         here = [window for window in pending.windows if not self._over(window)]
         if len(here) > WINDOWS:
-            self._close(pending, min(here, key=lambda window: (not window.waits, window.until)))
+            self._close_over()  # as if a batch had ended here: numbers must not depend on it
+            self._close(event.user_id, pending, min(here, key=lambda window: (not window.waits, window.until)))
 
     def close(self, everything: bool = False) -> list[Example]:
         """The examples of all windows that are over (or of all), in that order; entries without anything left are empty."""
-        over = [(w.until, user_id, w) for user_id, p in self.pending.items() for w in p.windows if everything or self._over(w)]
-        for _, user_id, window in sorted(over, key=lambda entry: (entry[0], entry[1], entry[2].request)):
-            self._close(self.pending[user_id], window)
+        self._close_over(everything)
         for pending in self.pending.values():
             pending.closed = [entry for entry in pending.closed if entry[1] > self._clock][-REMEMBERED:]
         examples, self._examples = self._examples, []
         return examples
+
+    def _close_over(self, everything: bool = False) -> None:
+        if not everything and self._first >= self._clock:
+            return
+        windows = [(w.until, user_id, w) for user_id, pending in self.pending.items() for w in pending.windows]
+        over = [entry for entry in windows if everything or self._over(entry[2])]
+        for _, user_id, window in sorted(over, key=lambda entry: (entry[0], entry[1], entry[2].request)):
+            self._close(user_id, self.pending[user_id], window)
+        self._first = min((until for until, _, window in windows if not self._over(window)), default=inf)
 
     def _show(self, pending: Pending, event: Impression, state: UserState, before: float) -> None:
         request = event.request_id or event.event_id
@@ -167,6 +199,8 @@ class Attribution:
             window = self._open(pending, event, state, event.request_id, rows, before, organic=True)
             window.waits = True
             window.join(event)
+        elif event.at < before - self._seconds:
+            self._late += 1
         elif event.item_id not in consumed(state):
             drawn = self._items.draw(NEGATIVES, crc32(event.event_id.encode()), {event.item_id, *consumed(state)})
             rows = [Row(item) for item in (self._items[event.item_id], *drawn)]
@@ -201,6 +235,7 @@ class Attribution:
         until = max(event.at, before) + self._seconds
         window = Window(request, event.at, until, items, Raw(msgspec.json.encode(example)), organic)
         pending.windows.append(window)
+        self._first = min(self._first, until)
         return window
 
     def _over(self, window: Window) -> bool:
@@ -212,18 +247,17 @@ class Attribution:
         shown = [(w.request, w.until + self._seconds) for w in pending.windows if not w.organic]
         return any(request == name and until > self._clock for name, until in (*shown, *pending.closed))
 
-    def _close(self, pending: Pending, window: Window) -> None:
+    def _close(self, user_id: str, pending: Pending, window: Window) -> None:
         pending.windows.remove(window)
         if window.waits:
             self._late += len(window.joined)
             return
         if not window.organic:
             pending.closed.append((window.request, window.until + self._seconds))
-        example = msgspec.json.decode(window.body, type=Example)
-        labelled = []
-        for row in example.rows:
-            # each label once: an item that was shown twice is labelled where it stood first
-            labels, dwell = window.labels.pop(row.item.item_id, {}), window.dwell.pop(row.item.item_id, 0)
-            labelled.append(msgspec.structs.replace(row, labels=labels, dwell_ms=dwell) if labels else row)
-        self._examples.append(msgspec.structs.replace(example, sequence=self._sequence, rows=tuple(labelled)))
-        self._sequence += 1
+        try:
+            example = window.example(self._sequence)
+        except Exception as error:  # it came from Redis: other events, which would close it again and again, are not to blame
+            self.failed.append(Failed(user_id, window.request, error))
+        else:
+            self._examples.append(example)
+            self._sequence += 1

@@ -1,7 +1,10 @@
 """One base class for everything a user of Feedloop can get wrong; each message names the offender and the remedy."""
 
+import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 class FeedError(Exception):
@@ -24,12 +27,24 @@ class Refused(FeedError):
     """A server that is there, and does not let this process in or cannot be used by it; waiting does not help."""
 
 
+class NotArrived(FeedError):
+    """Less has arrived in the features than was published."""
+
+
 class OtherCatalogue(FeedError):
     """The state holds users and items of another world or log than the one being published."""
 
 
 class OtherLog(FeedError):
     """The state was computed from a topic that is not there any more (recreated, or another broker's)."""
+
+
+class Lost(FeedError):
+    """Keys of Redis are missing that were there, or hold what cannot be read: the state is to be computed anew from the log."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__(f"keys in Redis are missing or cannot be read: {', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}")
+        self.keys = keys
 
 
 class BadModel(FeedError):
@@ -44,8 +59,16 @@ class NotPromoted(FeedError):
     """Another version was promoted in the meantime."""
 
 
+def last_line(error: BaseException) -> str:
+    """What was raised and where, in one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" at {Path(frame[0].filename).name}:{frame[0].lineno}" if frame else ""
+    return f"{type(error).__name__}: {str(error)[:500]}{where}"
+
+
 def run(command: Callable[[], None]) -> None:
-    """Run a process's `main`: a `FeedError` or an unusable file ends it with a message and status 2, Ctrl-C with 130."""
+    """Run a process's `main`: a `FeedError` or an unusable file ends it with a message and status 2, SIGINT with 130."""
+    obey_interrupts()
     try:
         command()
     except KeyboardInterrupt:
@@ -58,3 +81,9 @@ def run(command: Callable[[], None]) -> None:
     except FeedError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+
+
+def obey_interrupts() -> None:
+    """Let SIGINT end this process where it was started with SIGINT ignored, as scripts' shells start their background jobs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,7 +2,11 @@
 
 An `Impression` is one request's list of shown items: one event, so that the user's features are frozen once a request.
 Everything a person does with one item is an `Engagement`: `View` (with dwell), `Click`, `Like`, `Share`, `Comment`, `Hide`.
-Ids are text; integers are accepted and become text. Times are UTC, propensities are probabilities in (0, 1].
+Ids are text; integers are accepted and become text. Times are UTC, propensities are probabilities in (0, 1]. An empty text is
+a missing one.
+
+Every text, number and collection has a bound here, and every later reader bears whatever is within it. The data format
+(`feed.dataset`) takes its bounds from here as well.
 """
 
 import random
@@ -14,13 +18,66 @@ from msgspec.structs import force_setattr
 
 SCHEMA_VERSION: Literal[1] = 1
 
+ID_LENGTH = 128  # characters of an id
+TEXT_LENGTH = 256  # characters of any other text, if nothing else is said
+LARGEST_WHOLE = 2**53  # of either sign: a double holds every whole number up to here exactly
+LARGEST_NUMBER = 1e15  # of either sign: its square is far from where 32-bit floats end
+LEAST_PROPENSITY = 1e-12  # one draw of a million million
+LAST_POSITION = 2**31 - 1
+LONGEST_DWELL_MS = 86_400_000  # a day
+LONGEST_LIST = 500  # items of one impression
+MOST_ATTRIBUTES = 64
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # of an event
+
 if TYPE_CHECKING:
     Id = str
-else:  # integers are accepted and become text in __post_init__
-    Id = Annotated[str, Meta(min_length=1, max_length=128)] | int
-Text = Annotated[str, Meta(max_length=256)]
+else:  # integers of 64 bits are accepted and become text in __post_init__
+    Id = Annotated[str, Meta(min_length=1, max_length=ID_LENGTH)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Text = Annotated[str, Meta(max_length=TEXT_LENGTH)]
 Time = Annotated[datetime, Meta(tz=True)]
-Propensity = Annotated[float, Meta(gt=0, le=1)]
+Number = Annotated[float, Meta(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
+Whole = Annotated[int, Meta(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)]
+Propensity = Annotated[float, Meta(ge=LEAST_PROPENSITY, le=1)]
+Place = Annotated[int, Meta(ge=0, le=LAST_POSITION)]
+Attribute = Text | Whole | Number
+Attributes = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=TEXT_LENGTH)], Attribute], Meta(max_length=MOST_ATTRIBUTES)
+]
+
+
+def ids_to_text(struct: Struct, *names: str) -> None:
+    """Turn these fields of a struct that is being made, ids that may be integers, into text; None stays."""
+    for name in names:
+        if (value := getattr(struct, name)) is not None:
+            force_setattr(struct, name, str(value))
+
+
+def empty_to_missing(struct: Struct, *names: str) -> None:
+    """Make these fields of a struct that is being made None where they are an empty text."""
+    for name in names:
+        if getattr(struct, name) == "":
+            force_setattr(struct, name, None)
+
+
+def without_empty(struct: Struct) -> None:
+    """Leave out the attributes of a struct that is being made that are an empty text."""
+    attributes: dict[str, object] = struct.attributes  # type: ignore[attr-defined]
+    if "" in attributes.values():
+        force_setattr(struct, "attributes", {name: value for name, value in attributes.items() if value != ""})
+
+
+def times_to_utc(struct: Struct, *names: str) -> None:
+    """Bring these fields of a struct that is being made, times with any offset, to UTC; None stays.
+
+    Raises `ValueError` for one that is before the year 1 or after 9999 there.
+    """
+    for name in names:
+        value: datetime | None = getattr(struct, name)
+        if value is not None and value.tzinfo is not UTC:
+            try:
+                force_setattr(struct, name, value.astimezone(UTC))
+            except OverflowError:
+                raise ValueError(f"{name} {value.isoformat()} is not in the years 1 to 9999 of UTC") from None
 
 
 def new_event_id(at: datetime, draw: random.Random) -> str:
@@ -38,20 +95,25 @@ class Context(Struct, frozen=True, omit_defaults=True):
     device: Text | None = None
     country: Text | None = None
     hour: Annotated[int, Meta(ge=0, le=23)] | None = None
-    attributes: dict[str, str | int | float] = {}
+    attributes: Attributes = {}
+
+    def __post_init__(self) -> None:
+        empty_to_missing(self, "device", "country")
+        without_empty(self)
 
 
 class Shown(Struct, frozen=True, omit_defaults=True):
     """One item of an impression: its place (0 = top), the model's score if it has one, and how it came to be shown."""
 
     item_id: Id
-    position: Annotated[int, Meta(ge=0)]
-    score: float | None = None
+    position: Place
+    score: Number | None = None
     propensity: Propensity | None = None
-    source: str | None = None
+    source: Text | None = None
 
     def __post_init__(self) -> None:
-        force_setattr(self, "item_id", str(self.item_id))
+        ids_to_text(self, "item_id")
+        empty_to_missing(self, "source")
 
 
 class _Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
@@ -60,12 +122,16 @@ class _Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="e
     user_id: Id
     occurred_at: Time
     request_id: Id | None = None
-    arm: str | None = None
-    model_version: str | None = None
+    arm: Text | None = None
+    model_version: Text | None = None
     context: Context = Context()
 
     def __post_init__(self) -> None:
-        force_setattr(self, "user_id", str(self.user_id))
+        ids_to_text(self, "event_id", "user_id", "request_id")
+        empty_to_missing(self, "arm", "model_version")
+        times_to_utc(self, "occurred_at")
+        if self.occurred_at < EARLIEST:
+            raise ValueError(f"occurred_at {self.occurred_at.isoformat()} is before 1970")
 
     @property
     def at(self) -> float:
@@ -76,26 +142,26 @@ class _Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="e
 class Impression(_Event, frozen=True, kw_only=True, omit_defaults=True, tag="impression"):
     """The items that one request showed, best place first."""
 
-    items: Annotated[tuple[Shown, ...], Meta(min_length=1, max_length=500)]
+    items: Annotated[tuple[Shown, ...], Meta(min_length=1, max_length=LONGEST_LIST)]
 
 
 class Engagement(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """What a person did with one item; with the impression's position, score and propensity if it was shown by a feed."""
 
     item_id: Id
-    position: Annotated[int, Meta(ge=0)] | None = None
+    position: Place | None = None
     propensity: Propensity | None = None
-    score: float | None = None
+    score: Number | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        force_setattr(self, "item_id", str(self.item_id))
+        ids_to_text(self, "item_id")
 
 
 class View(Engagement, frozen=True, kw_only=True, omit_defaults=True, tag="view"):
     """Looked at it, for `dwell_ms` milliseconds if known (at most a day)."""
 
-    dwell_ms: Annotated[int, Meta(ge=0, le=86_400_000)] | None = None
+    dwell_ms: Annotated[int, Meta(ge=0, le=LONGEST_DWELL_MS)] | None = None
 
 
 class Click(Engagement, frozen=True, kw_only=True, omit_defaults=True, tag="click"):

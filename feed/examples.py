@@ -6,19 +6,22 @@ showed, beside items drawn at random. `feed.attribution` makes them; each impres
 learner, so that what it learns is a function of that log alone.
 """
 
+from typing import Annotated, Any
+
 import msgspec
 import structlog
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from feed.errors import Unreadable
-from feed.events import POSITIVES, Context
-from feed.features.frozen import BAGS, NEAREST, UNSAID, ItemFeatures, UserFeatures
+from feed.errors import Unreadable, last_line
+from feed.events import LARGEST_WHOLE, LONGEST_LIST, POSITIVES, Context, Id, Number, Place, Propensity, Text
+from feed.features.frozen import BAGS, NEAREST, UNSAID, ItemFeatures, Said, UserFeatures
 from feed.features.items import NUMERIC as ITEM_NUMERIC
 from feed.features.user import NUMERIC as USER_NUMERIC
 
 log = structlog.get_logger()
 
 LAST = 253_402_300_800.0  # the end of the year 9999: later times have no date
+Count = Annotated[int, Meta(ge=0, le=LARGEST_WHOLE)]
 
 
 class Row(Struct, frozen=True, omit_defaults=True):
@@ -30,13 +33,13 @@ class Row(Struct, frozen=True, omit_defaults=True):
     """
 
     item: ItemFeatures
-    position: int | None = None
-    score: float | None = None
-    propensity: float | None = None
-    source: str | None = None
-    labels: dict[str, int] = {}
-    dwell_ms: int = 0
-    near: tuple[float, float] = UNSAID
+    position: Place | None = None
+    score: Number | None = None
+    propensity: Propensity | None = None
+    source: Text | None = None
+    labels: dict[str, Count] = {}
+    dwell_ms: Count = 0
+    near: tuple[Said, Said] = UNSAID
 
     @property
     def positive(self) -> bool:
@@ -58,14 +61,14 @@ class Example(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     is known of whether they were seen.
     """
 
-    source: int
-    sequence: int
-    example_id: str
-    at: float
+    source: Count
+    sequence: Count
+    example_id: Id
+    at: Annotated[float, Meta(ge=0, lt=LAST)]
     user: UserFeatures
-    rows: tuple[Row, ...]
-    arm: str | None = None
-    model_version: str | None = None
+    rows: Annotated[tuple[Row, ...], Meta(min_length=1, max_length=LONGEST_LIST)]
+    arm: Text | None = None
+    model_version: Text | None = None
     context: Context = Context()
     organic: bool = False
 
@@ -73,15 +76,15 @@ class Example(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
 class Restart(Struct, frozen=True, tag_field="record", tag="restart"):
     """Command to the learner: go on from this version's weights, with a fresh optimiser."""
 
-    version: str
+    version: Text
     why: str
 
 
 class RaiseRate(Struct, frozen=True, tag_field="record", tag="raise_rate"):
     """Command to the learner: multiply the learning rate by `factor` for the next `examples` examples."""
 
-    factor: float
-    examples: int
+    factor: Annotated[float, Meta(gt=0, le=1000)]
+    examples: Count
     why: str
 
 
@@ -95,29 +98,58 @@ def decode_record(value: bytes | None) -> Record:
     """The record of `training-examples` in `value`. Raises `Unreadable`, also for an example that no model could read."""
     try:
         record: Record = _record.decode(value or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Unreadable(f"not a valid record of training-examples: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"not a valid record of training-examples{_named(value)}: {error}") from error
     if isinstance(record, Example) and (why := _unfit(record)):
         raise Unreadable(f"example {record.example_id!r} of source {record.source} is of no use: {why}")
     return record
 
 
-def record_or_none(offset: int, value: bytes | None) -> Record | None:
-    """As `decode_record`, for who follows the log: bytes that are of no use are said and passed over."""
+class SetAside:
+    """Records of the log that a follower could not use; `count` of them so far. Each is said once, and the follower goes on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def read(self, offset: int, value: bytes | None) -> Record | None:
+        """As `decode_record`; None for bytes that are of no use."""
+        try:
+            return decode_record(value)
+        except Unreadable as error:
+            self.count += 1
+            log.error("unreadable record of training-examples", offset=offset, reason=str(error), set_aside=self.count)
+            return None
+
+    def example(self, example: Example, error: Exception) -> None:
+        """This one could not be used, for whatever reason."""
+        self.count += 1
+        log.error(
+            "an example that this code cannot use is set aside: a programming error, please report it",
+            example=example.example_id, source=example.source, sequence=example.sequence, reason=last_line(error),
+            set_aside=self.count, exc_info=error,
+        )  # fmt: skip
+
+
+class _Name(Struct):
+    example_id: Any
+    source: Any = None
+
+
+_name = msgspec.json.Decoder(_Name)
+
+
+def _named(value: bytes | None) -> str:
+    """Which example a record that is none was meant to be, where it says so."""
     try:
-        return decode_record(value)
-    except Unreadable as error:
-        log.error("unreadable record of training-examples", offset=offset, reason=str(error))
-        return None
+        name = _name.decode(value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return f", example {name.example_id!r} of source {name.source!r}"
 
 
 def _unfit(example: Example) -> str | None:
     """What of this example is not as the features agent of this code writes it; None if nothing is."""
     user, rows, hour = example.user, example.rows, example.user.context.get("hour")
-    if not rows:
-        return "it has no rows"
-    if not 0 <= example.at < LAST:
-        return f"at={example.at} is not a time"
     if len(user.numeric) != len(USER_NUMERIC):
         return f"its user has {len(user.numeric)} numbers, not {len(USER_NUMERIC)}"
     if not all(name in user.bags and len(user.bags[name]) <= length for name, length in BAGS.items()):
@@ -129,8 +161,6 @@ def _unfit(example: Example) -> str | None:
     for row in rows:
         if len(row.item.numeric) != len(ITEM_NUMERIC):
             return f"item {row.item.item_id!r} has {len(row.item.numeric)} numbers, not {len(ITEM_NUMERIC)}"
-        if row.propensity is not None and not 0 < row.propensity <= 1:
-            return f"item {row.item.item_id!r} has propensity {row.propensity}"
     return None
 
 

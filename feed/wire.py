@@ -1,12 +1,13 @@
 """The contract between processes: topics, keys, partitions, and messages as bytes (JSON, schema version 1).
 
+A record without value on a compacted topic (Kafka's tombstone) is no message: `Deleted` says whom or what its key names.
+
 Every reader goes through `decode_*`, which raises `Unreadable` with a reason that names the field; the caller sends the
 bytes to `dead-letters`. Partitions follow the Java client's murmur2 of the key, so that any client which uses it sends a
 user's events to the same partition.
 """
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -15,9 +16,10 @@ from msgspec import Struct
 
 from feed.catalogue import Item, User
 from feed.errors import Unreadable
-from feed.events import Event
+from feed.events import Event, Id
 
-LARGEST = 2 * 1024 * 1024  # bytes: a record of 1 MiB, in base64, with what is said about it
+LARGEST_MESSAGE = 1024 * 1024  # bytes of an event, item or user: what a broker takes unless it is told otherwise
+LARGEST = 2 * LARGEST_MESSAGE  # bytes of any record: a message, in base64, with what is said about it
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class Position(Struct, frozen=True):
     offset: int
 
 
+class Deleted(Struct, frozen=True):
+    """What a record without value says: the item is removed, or the user erased, that has this id."""
+
+    id: str
+
+
 class FeatureUpdate(Struct, frozen=True):
     """The users of one partition whose features changed in one batch, and the position up to which they did."""
 
@@ -78,12 +86,12 @@ class DeadLetter(Struct, frozen=True):
     value: bytes | None
 
 
-class Lost(bytes):
+class Corrupt(bytes):
     """The value of a record that stands for records which cannot be read: it has no bytes, but says why."""
 
     reason: str
 
-    def __new__(cls, reason: str) -> "Lost":
+    def __new__(cls, reason: str) -> "Corrupt":
         """No bytes, and `reason`."""
         made = super().__new__(cls)
         made.reason = reason
@@ -91,13 +99,11 @@ class Lost(bytes):
 
 
 def _without_bytes(value: Any) -> None:
-    if not isinstance(value, Lost):
+    if not isinstance(value, Corrupt):
         raise TypeError(f"a {type(value).__name__} has no JSON")
 
 
 encode = msgspec.json.Encoder(enc_hook=_without_bytes).encode
-
-_START = datetime(1970, 1, 1, tzinfo=UTC)
 
 _event = msgspec.json.Decoder(Event)
 _item = msgspec.json.Decoder(Item)
@@ -108,20 +114,25 @@ _letter = msgspec.json.Decoder(DeadLetter)
 
 def decode_event(value: bytes | None) -> Event:
     """The event in `value`. Raises `Unreadable`."""
-    event: Event = _decode(_event, value, "event")
-    if event.occurred_at < _START:
-        raise Unreadable(f"not a valid event: occurred_at {event.occurred_at.isoformat()} is before 1970")
-    return event
+    return _decode(_event, value, "event", LARGEST_MESSAGE)  # type: ignore[no-any-return]
 
 
 def decode_item(value: bytes | None) -> Item:
     """The item in `value`. Raises `Unreadable`."""
-    return _decode(_item, value, "item")  # type: ignore[no-any-return]
+    return _decode(_item, value, "item", LARGEST_MESSAGE)  # type: ignore[no-any-return]
 
 
 def decode_user(value: bytes | None) -> User:
     """The user in `value`. Raises `Unreadable`."""
-    return _decode(_user, value, "user")  # type: ignore[no-any-return]
+    return _decode(_user, value, "user", LARGEST_MESSAGE)  # type: ignore[no-any-return]
+
+
+def decode_deleted(key: bytes | None) -> Deleted:
+    """What a record without value deletes, by its key. Raises `Unreadable`."""
+    try:
+        return Deleted(msgspec.convert((key or b"").decode(), Id))
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise Unreadable(f"the record has no value, and its key is no id, so it deletes nothing: {error}") from error
 
 
 def decode_update(value: bytes | None) -> FeatureUpdate:
@@ -134,14 +145,16 @@ def decode_letter(value: bytes | None) -> DeadLetter:
     return _decode(_letter, value, "dead letter")  # type: ignore[no-any-return]
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], value: bytes | None, what: str) -> Any:
+def _decode(decoder: msgspec.json.Decoder[Any], value: bytes | None, what: str, most: int = LARGEST) -> Any:
     if value is None:
         raise Unreadable(f"no {what}: the record has no value")
-    if isinstance(value, Lost):
+    if len(value) > most:
+        raise Unreadable(f"not a valid {what}: it has {len(value):,} bytes, at most {most:,} are possible")
+    if isinstance(value, Corrupt):
         raise Unreadable(value.reason)
     try:
         return decoder.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is a DecodeError
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # a ValidationError is a DecodeError
         raise Unreadable(f"not a valid {what} (schema version 1, docs/event-schema.md): {error}") from error
 
 

@@ -15,7 +15,7 @@ would speak for it.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import structlog
@@ -25,11 +25,11 @@ from kafka.errors import KafkaError
 
 from feed import errors, logs, settings, wire
 from feed.errors import BadModel, FeedError, NotPromoted
-from feed.examples import Example, RaiseRate, Restart, is_new, record_or_none
+from feed.examples import Example, RaiseRate, Restart, SetAside, is_new
 from feed.heartbeat import heartbeat_of
 from feed.io import kafka
 from feed.registry import Champion, Registry
-from feed.trial import LOOKBACK, LastSeen, Verdict, give_up, history, judge, judge_return, level
+from feed.trial import LOOKBACK, Comparison, LastSeen, Verdict, give_up, history, judge, judge_return, level
 from feed.trial.levels import ALPHA
 from feed.trial.verdict import GIVE_UP, PROMOTE, ROLL_BACK
 from offline.contenders import CHUNK, Contenders, Running, headline, names, progress
@@ -55,6 +55,7 @@ class Gatekeeper:
         self._catalogue = LastSeen()
         self._last: dict[int, int] = {}
         self._chunk: list[Example] = []
+        self._set_aside = SetAside()
         self._trial: Running | None = None
         self._watch: Running | None = None
         self._looked: tuple[object, ...] = ()
@@ -73,7 +74,7 @@ class Gatekeeper:
         while record.offset >= self._done + CHUNK:  # offsets may have gaps
             self._end_chunk()
         self._read = record.offset + 1
-        found = record_or_none(record.offset, record.value)
+        found = self._set_aside.read(record.offset, record.value)
         if isinstance(found, RaiseRate):
             self._world_has_changed(found)
         if isinstance(found, Example) and is_new(found, self._last):
@@ -110,10 +111,24 @@ class Gatekeeper:
         for running in (self._trial, self._watch):
             if running and self._done >= running.opened["from_offset"]:
                 later = [example for example in examples if example.at > running.opened["after"]]
-                running.comparison.see(later, self._catalogue)
+                self._compare(running.comparison, later)
         self._done += CHUNK
         self._catalogue.add(examples, self._done)
         self._decide()
+
+    def _compare(self, comparison: Comparison, examples: Sequence[Example]) -> None:
+        """Show these to the comparison, one after the other if it fails on them together, and set aside those it fails on."""
+        before = comparison.requests
+        try:
+            comparison.see(examples, self._catalogue)
+        except Exception as error:
+            counted = comparison.requests - before  # the last of these is the one it failed on
+            if counted or len(examples) == 1:
+                self._set_aside.example(examples[max(counted - 1, 0)], error)
+                self._compare(comparison, examples[max(counted, 1) :])
+            else:
+                for example in examples:
+                    self._compare(comparison, [example])
 
     def _decide(self) -> None:
         if self._trial:

@@ -3,6 +3,9 @@
     Redis (or --data: a log folded in memory) ─► states, item table ─► Ranker ─┬─► feed:{user id} (as served: arms, exploration)
                                                                                └─► rankings.csv, figures (the model's ranking)
 
+The catalogue is what the topic `items` describes. Coverage is of all of it; its items that are in dead-letters, or that Redis
+has lost, are named.
+
 If the champion changes meanwhile, it begins again with the new one. The feeds written until then are whole and of an older
 generation: the script lets them overwrite nobody's newer feed, and the new ones overwrite them.
 
@@ -11,7 +14,7 @@ generation: the script lets them overwrite nobody's newer feed, and the new ones
 
 import csv
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -19,14 +22,18 @@ from typing import Annotated, TextIO
 import numpy as np
 import structlog
 import typer
+from kafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from feed import dataset, errors, logs, settings
-from feed.errors import BadModel, FeedError, NoChampion
+from feed.address import Broker
+from feed.errors import BadModel, FeedError, NoChampion, NotArrived
 from feed.events import utc
 from feed.features import BatchState, FeatureSpace, ItemTable, UserState
+from feed.io import kafka
+from feed.io.arrived import Described, read_described, wait_for_items
 from feed.io.feeds import FeedStore
 from feed.io.redis import FeatureStore, connect, must_answer
 from feed.monitoring.quality import QUANTILES, Quality, measure
@@ -40,6 +47,7 @@ from offline.report import execution_report
 log = structlog.get_logger()
 
 USERS_AT_ONCE = 1000  # read, ranked and written together
+NO_CATALOGUE = Described(frozenset(), {})
 HEADER = ("user_id", "item_id", "score", "rank")
 
 
@@ -47,21 +55,34 @@ HEADER = ("user_id", "item_id", "score", "rank")
 class Audience:
     """Everybody to rank: the item table, the newest event time (seconds since 1970), and how to get at the users' states.
 
-    `feeds`: where their feeds go; None: nowhere.
+    `store`, `feeds`: where all of it is from, and where the feeds go; None: from files, and nowhere. `missing`: how many items
+    of the catalogue are not in the table; `lost`: those of them that should be.
     """
 
     table: ItemTable
     now: float
     ids: list[str]
     states: Iterator[list[UserState]]
-    feeds: FeedStore | None
+    store: FeatureStore | None = None
+    feeds: FeedStore | None = None
+    missing: int = 0
+    lost: Sequence[str] = ()
+
+    def take_out_expired(self) -> None:
+        """Take out of the feeds what may be shown no more by now; what records have withdrawn is not in them."""
+        if self.store is not None and self.feeds is not None:
+            before = self.table.showable(self.now)
+            self.store.refresh_items(self.table)
+            gone = before & ~self.table.showable(self.store.now())[: len(before)]
+            self.feeds.take_out([self.table.ids[row] for row in np.flatnonzero(gone).tolist()])
 
 
-def run(configuration: Settings, output: Path, data: Path | None = None) -> Quality:
+def run(configuration: Settings, output: Path, data: Path | None = None, described: Described = NO_CATALOGUE) -> Quality:
     """Rank everybody with the champion, write `output` and, without `data`, everybody's feed; print figures and report.
 
-    `data`: a folder in the data format, read instead of Redis. Raises `NoChampion`, `BadData`, `BadModel`, also for a model
-    that knows nothing of this catalogue, and `FeedError` if there is nobody to rank or nothing to rank them.
+    `data`: a folder in the data format, read instead of Redis. `described`: what Redis should know; items that it lacks are
+    waited for. Raises `NoChampion`, `BadData`, `BadModel`, also for a model that knows nothing of this catalogue, `FeedError`
+    if there is nobody to rank or nothing to rank them, and `NotArrived`, when all is written, if Redis has lost items.
     """
     registry = Registry(configuration.registry)
     quality = None
@@ -72,26 +93,55 @@ def run(configuration: Settings, output: Path, data: Path | None = None) -> Qual
                 f"no champion in {configuration.registry}: train one with `python offline/bootstrap.py`, or set FEED_REGISTRY "
                 "to the registry that has one"
             )
-        audience = from_redis(configuration.redis) if data is None else from_files(data, configuration.future_seconds)
+        if data is None:
+            audience = from_redis(configuration.redis, described)
+        else:
+            audience = from_files(data, configuration.future_seconds)
         ranker = load(champion, audience.table, Policy.of(configuration), audience.now)
         check_catalogue(champion.version, in_common(ranker.space, audience.table, audience.now))
         quality = rank_all(ranker, audience, output, registry.generation)
+        audience.take_out_expired()
     console = Console()
     console.print(figures(quality))
     console.print(f"Model {ranker.version}; rankings in {output}\n", highlight=False, soft_wrap=True)
     console.print(execution_report(quality, utc(time.time())), end="", highlight=False, markup=False, soft_wrap=True)
+    if audience.lost:
+        raise NotArrived(
+            f"Redis does not know {len(audience.lost)} items that the topic items describes, such as {audience.lost[0]!r}: "
+            "they are in no feed. Is the features agent running, and does Redis evict keys (maxmemory-policy)?"
+        )
     return quality
 
 
-def from_redis(url: str) -> Audience:
-    """Everybody of whom Redis knows anything."""
+def read_catalogue(broker: Broker | str) -> Described:
+    """What the topic `items` describes; nothing, with a warning, if no broker answers or there is no such topic."""
+    try:
+        kafka.GroupView(broker, "rank", ()).close()
+        return read_described(broker)
+    except (KafkaError, FeedError) as error:
+        log.warning(
+            "whether the catalogue is whole is not known: coverage is of what Redis knows", error=str(error) or repr(error)
+        )
+        return NO_CATALOGUE
+
+
+def from_redis(url: str, described: Described = NO_CATALOGUE) -> Audience:
+    """Everybody of whom Redis knows anything, and the items that it knows of those described."""
     client = connect(url)
     store = FeatureStore(client)
+    lost = wait_for_items(store, described)
+    if described.refused:
+        item_id, reason = next(iter(described.refused.items()))
+        log.warning(
+            "items of the catalogue are in dead-letters: they are in no feed", items=len(described.refused), first=item_id,
+            reason=reason,
+        )  # fmt: skip
     table = store.load_items()
     ids = sorted(store.all_user_ids(), key=natural)
     parts = (ids[start : start + USERS_AT_ONCE] for start in range(0, len(ids), USERS_AT_ONCE))
     states = ([state for state in store.users(part) if state is not None] for part in parts)
-    return Audience(table, store.now(), ids, states, FeedStore(client))
+    missing = len([item_id for item_id in described.items if item_id not in table.by_id])
+    return Audience(table, store.now(), ids, states, store, FeedStore(client), missing, lost)
 
 
 def from_files(path: Path, future_seconds: float) -> Audience:
@@ -102,7 +152,7 @@ def from_files(path: Path, future_seconds: float) -> Audience:
         folded.apply(event)
     ids = sorted(folded.users, key=natural)
     parts = (ids[start : start + USERS_AT_ONCE] for start in range(0, len(ids), USERS_AT_ONCE))
-    return Audience(folded.items, folded.now, ids, ([folded.users[i] for i in part] for part in parts), None)
+    return Audience(folded.items, folded.now, ids, ([folded.users[i] for i in part] for part in parts))
 
 
 def natural(user_id: str) -> tuple[int, str]:
@@ -176,7 +226,7 @@ def rank_all(ranker: Ranker, audience: Audience, output: Path, serving: Callable
             "(docs/connect.md), or describe them in the folder's tables"
         )
     aside.replace(output)
-    return measure(np.concatenate(rows), np.concatenate(scores), table.category, table.known)
+    return measure(np.concatenate(rows), np.concatenate(scores), table.category, table.known, audience.missing)
 
 
 def write_header(file: TextIO) -> None:
@@ -197,6 +247,8 @@ def figures(quality: Quality) -> Table:
     table = Table("quality of the model's ranking", "value", title_justify="left")
     table.add_row("user coverage", f"{quality.user_coverage:.1%}")
     table.add_row("item coverage", f"{quality.item_coverage:.1%}")
+    if quality.missing:
+        table.add_row("items that are missing", f"{quality.missing}")
     table.add_row("items per feed", f"{quality.items_per_feed:.1f}")
     table.add_row("diversity (pairs of unlike category)", f"{quality.diversity:.1%}")
     table.add_row("Gini of exposure", f"{quality.gini:.3f}")
@@ -217,7 +269,8 @@ def main(
     configuration = settings.load()
     logs.setup(configuration, "rank")
     with must_answer(configuration.redis, " while ranking"):
-        run(configuration, output or configuration.registry.parent / "rankings.csv", data)
+        described = read_catalogue(configuration.broker) if data is None else NO_CATALOGUE
+        run(configuration, output or configuration.registry.parent / "rankings.csv", data, described)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,13 @@ RULE = "=" * 80
 
 
 def execution_report(quality: Quality, at: datetime) -> str:
-    """The report of a ranking finished `at` (UTC); "Avg items/user" is over users with a feed."""
+    """The report of a ranking finished `at` (UTC); "Avg items/user" is over users with a feed.
+
+    It says "successfully" of a ranking of the whole catalogue only.
+    """
+    outcome = "completed successfully!"
+    if quality.missing:
+        outcome = f"completed WITHOUT {quality.missing} of {quality.items + quality.missing} items of the catalogue."
     return f"""{RULE}
 FEED RANKING SYSTEM - EXECUTION REPORT
 {RULE}
@@ -24,6 +30,6 @@ Ranking Generation:
   Avg items/user: {quality.items_per_feed:.1f}
   Item coverage: {quality.item_coverage:.1%}
 {RULE}
-Feed ranking pipeline completed successfully!
+Feed ranking pipeline {outcome}
 {RULE}
 """

@@ -14,7 +14,8 @@ import typer
 from feed import dataset, logs, settings, wire
 from feed.errors import BadModel, FeedError, run
 from feed.io import kafka, publish
-from feed.io.redis import FeatureStore, claim_topics, connect
+from feed.io.arrived import read_described
+from feed.io.redis import claim_topics, connect
 from feed.models import snapshot
 from feed.registry import Registry
 from feed.settings import Settings
@@ -45,16 +46,17 @@ def main() -> None:
 
 
 def seed(configuration: Settings, data: Path) -> None:
-    """Publish the log in `data` and make the first champion and everybody's feed of it."""
+    """Publish the log in `data` and make the first champion and everybody's feed of it.
+
+    Raises `BadData` for a log that the system would not take, before anything is sent, and `NotArrived` if something is lost.
+    """
     tables = dataset.read(data, future_seconds=configuration.future_seconds)
     topic_ids = kafka.ensure_topics(configuration.broker, configuration.partitions, wire.topics(configuration.examples_days))
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
-    done = publish.publish_log(configuration.broker, client, topic_ids, tables, publish.describe(data, tables))
-    log.info("published; waiting for the features to get there", users=done.users, items=done.items, events=done.events)
-    publish.wait_for_features(FeatureStore(client), topic_ids, done.positions)
+    publish.publish_log(configuration.broker, client, topic_ids, tables, publish.describe(data, tables))
     bootstrap.run(data, configuration.registry, seed=configuration.world_seed, future_seconds=configuration.future_seconds)
-    rank.run(configuration, output=configuration.registry.parent / "rankings.csv")
+    rank.run(configuration, configuration.registry.parent / "rankings.csv", described=read_described(configuration.broker))
 
 
 def _data(configuration: Settings, folder: Path) -> Path:

@@ -22,17 +22,21 @@ PAUSE = 45.0  # seconds between two requests of one visit, at least
 
 @dataclass(frozen=True)
 class Served:
-    """The top of the feed that a user is shown."""
+    """The top of the feed that a user is shown, and its age in seconds where that is known (`producers.freshness`)."""
 
     user_id: str
     items: tuple[Shown, ...]
     arm: str | None = None
     model_version: str | None = None
+    age: float | None = None
 
 
 @dataclass(frozen=True)
 class Visit:
-    """What came of one request: its events in time order, and the expected clicks of what was shown and of the best feed."""
+    """What came of one request: its events in time order, and the expected clicks of what was shown and of the best feed.
+
+    `age`: of the feed.
+    """
 
     user_id: str
     arm: str | None
@@ -41,6 +45,7 @@ class Visit:
     clicks: int
     expected: float
     best: float
+    age: float | None = None
 
 
 class Audience:
@@ -134,7 +139,7 @@ class Audience:
         events, end = self._events(feed, shown, reaction, when, latest)
         self._remember_visit(user, rows, reaction, at, end)
         expected = float(p @ behaviour.examine(len(p)))
-        return Visit(feed.user_id, feed.arm, tuple(events), len(shown), int(reaction.clicked.sum()), expected, best)
+        return Visit(feed.user_id, feed.arm, tuple(events), len(shown), int(reaction.clicked.sum()), expected, best, feed.age)
 
     def _remember_visit(self, user: int, rows: np.ndarray, reaction: Reaction, at: float, end: float) -> None:
         looked = rows[reaction.looked]

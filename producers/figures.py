@@ -11,6 +11,7 @@ from rich.table import Table
 
 from feed.ranking.types import LEARNED, POPULAR, RANDOM
 from producers.audience import Visit
+from producers.freshness import LATE_SECONDS, Ages
 
 SPAN = 10.0  # seconds
 
@@ -59,6 +60,9 @@ class Figures:
         self.arms = {name: Arm() for name in (LEARNED, POPULAR, RANDOM)}
         self._began = time.time()
         self._spans: dict[int, dict[str, Arm]] = {}
+        self.ages = Ages()
+        self.span_ages: dict[int, Ages] = defaultdict(Ages)
+        """By the number of the span, from 0."""
 
     def add(self, visits: Iterable[Visit], seconds: float) -> None:
         """Count these requests, made `seconds` from the start."""
@@ -66,6 +70,9 @@ class Figures:
         for visit in visits:
             for arms in (self.arms, span):
                 arms.setdefault(visit.arm or "none", Arm()).add(visit)
+            if visit.age is not None:
+                for ages in (self.ages, self.span_ages[int(seconds // SPAN)]):
+                    ages.add(visit.age)
 
     def table(self, title: str) -> Table:
         """For a terminal."""
@@ -87,7 +94,10 @@ class Figures:
         )
 
     def write(self, file: Path, acknowledged: int, seconds: float) -> None:
-        """Write the report: `arms` maps an arm to its users' [shown, clicks], `timeline` has the spans' sums."""
+        """Write the report: `arms` maps an arm to its users' [shown, clicks], `timeline` has the spans' sums.
+
+        `feed_age`: seconds, over all requests and in each span.
+        """
         summary: dict[str, dict[str, Any]] = {
             name: {
                 "users": len(arm.users), "requests": arm.requests, "shown": arm.shown, "clicks": arm.clicks,
@@ -100,13 +110,23 @@ class Figures:
             "events_acknowledged": acknowledged,
             "seconds": round(seconds, 3),
             "summary": summary,
+            "feed_age": _ages(self.ages),
             "arms": {name: arm.users for name, arm in self.arms.items()},
             "timeline": [
-                {"from": span * SPAN, **{name: [arm.requests, arm.expected, arm.best] for name, arm in arms.items()}}
+                {
+                    "from": span * SPAN,
+                    "feed_age": _ages(self.span_ages[span]),
+                    **{name: [arm.requests, arm.expected, arm.best] for name, arm in arms.items()},
+                }
                 for span, arms in sorted(self._spans.items())
             ],
         }
         file.write_text(json.dumps(report) + "\n")
+
+
+def _ages(ages: Ages) -> dict[str, float]:
+    older = f"older_than_{LATE_SECONDS:.0f}_s"
+    return {"requests": ages.requests, "p50": ages.quantile(0.5), "p95": ages.quantile(0.95), older: ages.older}
 
 
 def _percent(share: float | None) -> str:

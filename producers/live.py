@@ -20,6 +20,7 @@ from feed.io.redis import TRANSIENT, FeatureStore
 from feed.ranking.types import Feed
 from producers import history
 from producers.audience import PAUSE, TOP, Audience, Served, Visit
+from producers.freshness import Freshness
 from producers.world import KIND, World
 
 log = structlog.get_logger()
@@ -52,7 +53,16 @@ class Clock:
 class Live:
     """The world's people, in front of the feeds of a running system."""
 
-    def __init__(self, world: World, store: FeatureStore, feeds: FeedStore, sender: Sender, time_scale: float) -> None:
+    def __init__(
+        self,
+        world: World,
+        store: FeatureStore,
+        feeds: FeedStore,
+        sender: Sender,
+        time_scale: float,
+        topic_id: str,
+    ) -> None:
+        """`topic_id`: of `interactions`."""
         start = store.now() or history.END
         self.world = world
         self._store, self._feeds, self._sender = store, feeds, sender
@@ -60,6 +70,7 @@ class Live:
         self._draw = np.random.default_rng([world.seed, 3, int(start)])
         self.audience = join(world, store, [world.seed, 4, int(start)], max(PAUSE, FRESH_SECONDS * time_scale))
         self._per_visit = EVENTS_PER_VISIT
+        self._freshness = Freshness(topic_id)
 
     def act(self, events: float) -> list[Visit]:
         """Let people come who leave about this many events; fewer if few are free and have a feed, none while Redis is away."""
@@ -69,7 +80,9 @@ class Live:
         now, wall = self.clock.now(), self.clock.wall()
         try:
             found = self._feeds.read_many(self.audience.visitors(now, n))
-            feeds = [served(feed) for feed in found if feed is not None and feed.items]
+            feeds = [
+                served(feed, self._freshness.age(feed, time.monotonic())) for feed in found if feed is not None and feed.items
+            ]
             self._meet(feeds)
         except TRANSIENT as error:
             log.warning("waiting for Redis", error=str(error))
@@ -77,8 +90,10 @@ class Live:
             return []
         visits = self.audience.step(feeds, now, wall)
         for visit in visits:
-            for event in visit.events:
+            for event in visit.events[:-1]:
                 self._sender.send(wire.INTERACTIONS, visit.user_id, event)
+            acknowledged = self._freshness.sent(visit.user_id, time.monotonic())
+            self._sender.send(wire.INTERACTIONS, visit.user_id, visit.events[-1], acknowledged=acknowledged)
             self._per_visit += 0.01 * (len(visit.events) - self._per_visit)
         return visits
 
@@ -140,13 +155,13 @@ def join(world: World, store: FeatureStore, seed: list[int], pause: float) -> Au
     return audience
 
 
-def served(feed: Feed) -> Served:
-    """The top of this feed, as its user sees it."""
+def served(feed: Feed, age: float | None = None) -> Served:
+    """The top of this feed, as its user sees it; `age` in seconds."""
     shown = (
         Shown(item.item_id, place, score=item.score, propensity=item.propensity, source=item.source)
         for place, item in enumerate(feed.items[:TOP])
     )
-    return Served(feed.user_id, tuple(shown), feed.arm, feed.model_version)
+    return Served(feed.user_id, tuple(shown), feed.arm, feed.model_version, age)
 
 
 def _states(store: FeatureStore) -> Iterator[tuple[str, UserState]]:

@@ -4,7 +4,6 @@ With no options it joins the world that the system was seeded with. Ctrl-C stops
 """
 
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,14 +21,19 @@ from feed import logs, settings
 from feed.errors import run
 from feed.io.feeds import FeedStore
 from feed.io.kafka import Sender
-from feed.io.redis import FeatureStore, connect, read_catalogue
+from feed.io.redis import FeatureStore, connect, read_catalogue, read_topics
+from feed.wire import INTERACTIONS
 from producers import facts, history
-from producers.figures import Figures
+from producers.figures import SPAN, Figures
 from producers.live import Live, find_world
 from producers.world import World
 
 TICK = 0.05  # seconds
 SCREEN_SECONDS, LINE_SECONDS = 0.5, 5.0
+LAG_REMEDY = (
+    "The system does not keep up here, and no model can help that: lower --rate, stop other processes, or look whether broker, "
+    "features agent and feeds agent run"
+)
 DESCRIBED_PER_USER = 50  # engagements in the history that --describe looks at, for each user
 console = Console(highlight=False)
 
@@ -73,6 +77,7 @@ class Display:
 
     def __init__(self, sender: Sender, live: Live) -> None:
         self._sender, self._live = sender, live
+        self._span = 0
         self._screen = Screen(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._next, self._last = 0.0, (0.0, 0)
         self.stopping = False
@@ -94,7 +99,15 @@ class Display:
             else:
                 self._next = seconds + SCREEN_SECONDS
                 self._screen.update(figures.table(title), refresh=True)
+        self._say_late(figures, int(seconds // SPAN))
         return not self.stopping
+
+    def _say_late(self, figures: Figures, span: int) -> None:
+        """Say it if feeds were late in the ten seconds that are over."""
+        if span > self._span:
+            if (ages := figures.span_ages[self._span]).late:
+                console.print(f"[bold red]feeds lag[/]: {ages}, in the last {SPAN:.0f} s. {LAG_REMEDY}", soft_wrap=True)
+            self._span = span
 
     def _title(self, acked: int, rate: float) -> str:
         at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(self._live.clock.now()))
@@ -147,7 +160,7 @@ def main(
     store = FeatureStore(client)
     broker = replace(configuration.broker, servers=bootstrap_servers) if bootstrap_servers else configuration.broker
     with Sender(broker) as sender:
-        live = Live(world, store, FeedStore(client), sender, time_scale)
+        live = Live(world, store, FeedStore(client), sender, time_scale, read_topics(client).get(INTERACTIONS.name, ""))
         display = Display(sender, live)
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, display.stop)
@@ -161,12 +174,10 @@ def main(
         finally:  # also if some were not acknowledged, which is then said
             acked, seconds = sender.acked, time.monotonic() - began
             console.print(figures.table(f"{acked:,} events acknowledged in {seconds:.1f} s, {acked / seconds:,.0f}/s"))
+            console.print(f"{figures.ages}{f'. {LAG_REMEDY}' if figures.ages.late else ''}", soft_wrap=True)
             if report is not None:
                 figures.write(report, acked, seconds)
 
 
 if __name__ == "__main__":
-    try:
-        run(lambda: typer.run(main))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(lambda: typer.run(main))

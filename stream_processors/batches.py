@@ -6,7 +6,8 @@ between two rebalances:
 * batches are contiguous: the first starts at the committed offset (or where it was rewound to), each next one where the last
   one ended. A hole in the offsets (retention, compaction, transactions) is let through only after a second fetch has shown it;
 * a batch from before a rebalance or a rewind is `stale`: whoever holds it drops it, and its acknowledgement is ignored;
-* only what was acknowledged without a gap is committed.
+* only what was acknowledged without a gap is committed, and a rewind does not take a commit back: what the committed offset
+  says is that whatever lies before it was acknowledged once.
 
 Private methods of Faust and aiokafka are used: both are pinned, and tests/integration/test_transport.py holds the contract.
 """
@@ -36,13 +37,17 @@ FETCH_WAIT_MS = 200  # the embedded broker scans its partitions at each fetch: n
 
 
 class Batch:
-    """Consecutive records of one partition: `start` <= every offset < `end`."""
+    """Consecutive records of one partition: `start` <= every offset < `end`.
 
-    __slots__ = ("_consumer", "_mark", "end", "records", "start", "tp")
+    `again`: all of them were acknowledged before they were delivered, by this worker or another.
+    """
+
+    __slots__ = ("_consumer", "_mark", "again", "end", "records", "start", "tp")
 
     def __init__(self, tp: TP, start: int, records: Sequence[Any], consumer: "Consumer") -> None:
         self.tp, self.start, self.end, self.records = tp, start, records[-1].offset + 1, records
         self._consumer, self._mark = consumer, consumer.mark(tp)
+        self.again = self.end <= consumer.acknowledged_once(tp)
 
     @property
     def stale(self) -> bool:
@@ -61,6 +66,11 @@ class Batch:
         """Have the partition delivered again from `offset`; this makes every batch of it so far void."""
         if not self.stale:
             await self._consumer.rewind(self.tp, offset)
+
+    async def hold(self) -> None:
+        """Deliver nothing of the partition until it is rewound; this makes every batch of it so far void."""
+        if not self.stale:
+            await self._consumer.hold(self.tp, self.start)
 
 
 class BatchTopic(FaustTopic):
@@ -105,7 +115,9 @@ class Consumer(driver.Consumer):
         self._epoch: Counter[TP] = Counter()  # counts rewinds
         self._next: dict[TP, int] = {}  # where the next batch must start
         self._done: dict[TP, int] = {}  # acknowledged up to here
+        self._once: dict[TP, int] = {}  # acknowledged up to here before, if perhaps not since a rewind
         self._hole: dict[TP, tuple[int, int]] = {}  # (expected, found): seen once, to be confirmed
+        self.held: set[TP] = set()
         self._blocked_by: str | None = None  # the topic whose queue is full, so that nothing is delivered
         super().__init__(*args, **kwargs)
 
@@ -118,26 +130,53 @@ class Consumer(driver.Consumer):
         if batch.stale or self._done.get(batch.tp) != batch.start:
             return False
         self._done[batch.tp] = batch.end
+        self._once[batch.tp] = max(self._once.get(batch.tp, 0), batch.end)
         batch.touch()
         return True
 
+    def acknowledged_once(self, tp: TP) -> int:
+        """Up to where `tp` has been acknowledged at any time."""
+        return self._once.get(tp, 0)
+
+    async def acknowledged(self, tp: TP) -> int | None:
+        """Up to where `tp` has been acknowledged since it was last rewound; None if that is not known now."""
+        expected = await self._expected(tp)
+        return None if expected is None else self._done.get(tp, expected)
+
+    async def hold(self, tp: TP, offset: int) -> None:
+        """See `Batch.hold`; `offset` is where the partition stands meanwhile."""
+        self._turn(tp, offset)
+        self.held.add(tp)
+        self.pause_partitions([tp])
+
     async def rewind(self, tp: TP, offset: int) -> None:
-        """See `Batch.rewind`."""
+        """Have `tp` delivered again from `offset`, whether anything new comes or not. Nothing happens during a rebalance."""
+        if tp not in self.assigned or not self.flow_active:
+            return
+        self._turn(tp, offset)
+        await self.seek(tp, offset)
+        if tp in self.held and tp in self.assigned:
+            self.held.discard(tp)
+            self.resume_partitions([tp])
+
+    def _turn(self, tp: TP, offset: int) -> None:
         self._epoch[tp] += 1
         self._next[tp] = self._done[tp] = offset
+        self._hole.pop(tp, None)
         self.progress[tp.topic] += 1
-        await self.seek(tp, offset)
 
     def view(self) -> View:
         """What the watchdog judges, as of now."""
-        return View(self.assigned, dict(self._done), dict(self._next), dict(self.progress), self._blocked_by)
+        return View(
+            self.assigned, dict(self._done), dict(self._next), dict(self.progress), self._blocked_by, frozenset(self.held)
+        )
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """A rebalance begins: what was delivered is void."""
         await super().on_partitions_revoked(revoked)  # commits what was acknowledged
         self._rebalances += 1
         self.assigned = frozenset()
-        for of_partition in (self._next, self._done, self._hole):
+        for of_partition in (self._next, self._done, self._once, self._hole, self.held):
             of_partition.clear()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
@@ -181,7 +220,7 @@ class Consumer(driver.Consumer):
                 return None
             if mark != self.mark(tp):
                 return None
-            self._next[tp] = committed or 0
+            self._next[tp] = self._once[tp] = committed or 0
         return self._next[tp]
 
     async def _start_of(self, tp: TP, first: int) -> int | None:

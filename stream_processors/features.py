@@ -9,19 +9,22 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from feed import logs, settings, wire
-from feed.errors import FeedError, run
+from feed.errors import FeedError, Lost, run
 from feed.features import ItemTable
 from feed.io import kafka
-from feed.io.redis import TRANSIENT, Change, FeatureStore, claim_topics, connect
+from feed.io.recovery import require_no_eviction
+from feed.io.redis import TRANSIENT, WIPING, Change, FeatureStore, FoldStore, Standing, connect
 from feed.wire import Position
-from stream_processors import transport
+from stream_processors import keeper, transport
 from stream_processors.folder import Folder
+from stream_processors.lag import Lag
 from stream_processors.transport import Batch
 
 log = structlog.get_logger()
@@ -33,7 +36,10 @@ LOOK_SECONDS = 1.0  # between two looks for partitions that are idle
 
 
 class FeaturesAgent:
-    """Applies batches to Redis: skips what the position says is done, rewinds to where Redis is, retries what failed.
+    """Applies batches to Redis: skips what the position says is done, retries what failed, holds what cannot be applied now.
+
+    That is while Redis is behind the batch or is being filled anew; the keeper then has the partition delivered again from
+    where Redis is. `report` is told of keys that were found missing or unreadable, and in which epoch.
 
     The item table is what examples freeze. It counts this worker's own events at once and takes over those of others, and new
     items, every `REFRESH_SECONDS`.
@@ -48,12 +54,15 @@ class FeaturesAgent:
         tail: kafka.Tail,
         idle_seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        report: Callable[[str, Sequence[str]], None] = lambda epoch, keys: None,
     ) -> None:
+        self._report = report
+        self._epoch = ""  # the last one seen
         self._store, self._sender, self._folder, self._topic_ids = store, sender, folder, topic_ids
         self._tail = tail
         self._topics = {topic.name: topic for topic in wire.TOPICS}
         self._one_at_a_time = asyncio.Lock()  # the store serves one thread
-        self._table = ItemTable()
+        self._table, self._table_epoch = ItemTable(), ""
         self._idle, self._clock = idle_seconds, clock
         self._refresh_due = -1.0
         # by partition of interactions: for how long it has been seen to be idle; negative: something has come since the last
@@ -61,44 +70,95 @@ class FeaturesAgent:
         self._quiet: dict[int, float] = {}
 
     async def apply(self, batch: Batch) -> None:
-        """Apply, skip or rewind `batch`, waiting for Redis and the broker as long as it takes; then acknowledge it."""
+        """Apply, skip or hold `batch`, waiting for Redis and the broker as long as it takes; then acknowledge it."""
 
         async def attempt() -> bool:
             if batch.tp.topic == wire.INTERACTIONS.name:
                 self._quiet[batch.tp.partition] = -LOOK_SECONDS
-            async with self._one_at_a_time:
-                position = await asyncio.to_thread(self._try, batch)
+            position = await self._alone(self._try, batch)
             if position is None:
                 return False  # another worker was faster: look again
             if position < batch.start:
-                log.warning("Redis is behind the log: rewinding", partition=str(batch.tp), to=position, start=batch.start)
-                await batch.rewind(position)
+                await batch.hold()
             else:
                 batch.ack()
             return True
 
         await transport.persist(batch, attempt, (*TRANSIENT, FeedError))
 
+    async def _alone(self, act: Callable[..., Any], *arguments: object) -> Any:
+        """`act` in a thread, nothing else beside it; what is lost is reported before it is raised."""
+        async with self._one_at_a_time:
+            try:
+                return await asyncio.to_thread(act, *arguments)
+            except Lost as lost:
+                self._report(self._epoch, lost.keys)
+                raise
+
     def _try(self, batch: Batch) -> int | None:
-        """The position found or reached; None if somebody else has moved it meanwhile."""
+        """The position found or reached; None if somebody else has moved it meanwhile, -1 if nothing can be applied now."""
         topic, partition = self._topics[batch.tp.topic], batch.tp.partition
-        topic_id, other_id = self._topic_ids[topic.name], self._other_id(topic)
-        position = self._store.position(topic_id, partition)
-        other = position if topic is wire.ITEMS else self._store.position(other_id, partition)
+        place, other = (self._topic_ids[topic.name], partition), (self._other_id(topic), partition)
+        standing = self._standing(place, other)
+        if not keeper.admitted(topic.name, standing.state):
+            return -1
+        position = standing.offsets[place]
         if position < batch.start:
-            self._table = self._store.load_items()  # which may have counted what Redis has lost, and will count it again
             return position
+        first = batch.records[0].offset
+        if topic is wire.INTERACTIONS and batch.start == 0 < first:
+            log.warning("the log begins late: what was before is gone and cannot be folded", partition=partition, first=first)
         records = [record for record in batch.records if record.offset >= position]
         if records:
-            self._refresh()
-            end = Position(topic_id, partition, batch.end)
-            change = self._folder.fold(topic, records, end, self._store, self._table)
-            if not self._store.apply(change, position, other_id, other).done:
+            if topic is wire.INTERACTIONS:
+                self._refresh()
+            if not self._apply(batch, topic, records, Position(*place, position), batch.end, standing):
                 return None
-            self._count(change)
-            _say_late(change)
         self.send_outbox(topic.name, partition)
         return int(batch.end)
+
+    def _apply(
+        self, batch: Batch, topic: wire.Topic, records: Sequence[Any], start: Position, end: int, standing: Standing
+    ) -> bool:
+        """Apply records of `batch` that reach from `start` to `end`; False if somebody else has moved a position.
+
+        If they cannot be folded they are applied in halves, until the guilty record is alone and is set aside.
+        """
+        reached = replace(start, offset=end)
+        other = self._other_id(topic)
+        found = start.offset if topic is wire.ITEMS else standing.offsets[other, start.partition]
+
+        def apply(change: Change) -> bool:
+            if batch.again:  # what it caused was sent then
+                change.messages = [message for message in change.messages if message.topic == wire.FEATURE_UPDATES.name]
+            return self._store.apply(change, start.offset, other, found, standing.epoch).done
+
+        try:
+            change = self._folder.fold(topic, records, reached, self._store, self._table)
+            applied = apply(change)
+        except (*TRANSIENT, FeedError, MemoryError):
+            raise
+        except Exception as error:
+            if len(records) > 1:
+                half = len(records) // 2
+                middle = replace(start, offset=records[half].offset)
+                first = self._apply(batch, topic, records[:half], start, middle.offset, standing)
+                return first and self._apply(batch, topic, records[half:], middle, end, standing)
+            change = self._folder.set_aside(topic, records[0], reached, error)
+            applied = apply(change)
+        if applied:
+            self._count(change)
+            _say_late(change)
+            _say_deleted(change)
+        return applied
+
+    def _standing(self, *places: tuple[str, int]) -> Standing:
+        """What `positions` says now."""
+        standing = self._store.standing(*places)
+        if not standing.epoch and self._epoch:
+            return standing._replace(state=WIPING)  # Redis was emptied: it is for the keeper to begin
+        self._epoch = standing.epoch
+        return standing
 
     def _other_id(self, topic: wire.Topic) -> str:
         """The topic that changes the same users; items change no user, so only their own position guards them."""
@@ -107,14 +167,20 @@ class FeaturesAgent:
 
     def _refresh(self) -> None:
         began = self._clock()
+        if self._table_epoch != self._epoch:  # the table may have counted what Redis has lost, and would count it again
+            self._table = self._store.load_items()
+            self._table_epoch, self._refresh_due = self._epoch, began
         if began >= self._refresh_due:
             self._store.refresh_items(self._table)
             self._refresh_due = self._clock() + max(REFRESH_SECONDS, (self._clock() - began) / REFRESH_SHARE)
 
     def _count(self, change: Change) -> None:
         """What this worker has just told Redis, it need not read from there."""
-        for item in change.items.values():
-            self._table.upsert(item)
+        for item_id, item in change.items.items():
+            if item is None:
+                self._table.remove(item_id)
+            else:
+                self._table.upsert(item)
         for event in change.events:
             self._table.add(event)
         for item_id, after in change.taken:
@@ -132,13 +198,12 @@ class FeaturesAgent:
         self._quiet = {p: self._quiet.get(p, 0.0) for p in mine}
         looked_at = [p for p in mine if 0 <= self._quiet[p] < float("inf")]
         try:
-            async with self._one_at_a_time:
-                positions = await asyncio.to_thread(self._positions, looked_at)
+            positions = await self._alone(self._positions, looked_at)
             ended = await asyncio.to_thread(self._tail.ended, positions) if positions else set()
             for partition in mine:
                 if self._quiet[partition] < 0 or partition in ended:
                     self._quiet[partition] += LOOK_SECONDS
-                elif partition in positions:
+                elif partition in looked_at:
                     self._quiet[partition] = 0.0
                 if self._idle <= self._quiet[partition] < float("inf"):
                     await self._close_one(partition, positions[partition])
@@ -148,26 +213,29 @@ class FeaturesAgent:
             log.warning("windows not closed yet", error=str(error) or repr(error))
 
     def _positions(self, partitions: Sequence[int]) -> dict[int, int]:
+        """Where these partitions are; nothing while Redis is being filled."""
         topic_id = self._topic_ids[wire.INTERACTIONS.name]
-        return {partition: self._store.position(topic_id, partition) for partition in partitions}
+        standing = self._standing(*((topic_id, partition) for partition in partitions))
+        if not keeper.admitted(wire.INTERACTIONS.name, standing.state):
+            return {}
+        return {partition: offset for (_, partition), offset in standing.offsets.items()}
 
     async def _close_one(self, partition: int, position: int) -> None:
-        async with self._one_at_a_time:
-            self._quiet[partition] = float("inf")  # until the next batch, which may come meanwhile
-            done = await asyncio.to_thread(self._close, partition, position)
-        if not done:
+        if not await self._alone(self._close, partition, position):
             self._quiet[partition] = 0.0
 
     def _close(self, partition: int, position: int) -> bool:
         """Whether nothing is open any more; not if something has come, or somebody else has been faster."""
-        topic_id, other_id = self._topic_ids[wire.INTERACTIONS.name], self._other_id(wire.INTERACTIONS)
-        if self._store.position(topic_id, partition) != position:
+        self._quiet[partition] = float("inf")  # until the next batch, which may come meanwhile
+        place = self._topic_ids[wire.INTERACTIONS.name], partition
+        other = self._other_id(wire.INTERACTIONS), partition
+        standing = self._standing(place, other)
+        if standing.offsets[place] != position or not keeper.admitted(wire.INTERACTIONS.name, standing.state):
             return False
-        other = self._store.position(other_id, partition)
-        change = self._folder.close(Position(topic_id, partition, position), self._store)
+        change = self._folder.close(Position(*place, position), self._store)
         if change.marks == change.marks_before:  # every window that closes counts, as an example or as what came too late
             return True
-        done = self._store.apply(change, position, other_id, other).done
+        done = self._store.apply(change, position, other[0], standing.offsets[other], standing.epoch).done
         if done:
             _say_late(change)
             self.send_outbox(wire.INTERACTIONS.name, partition)
@@ -186,8 +254,7 @@ class FeaturesAgent:
         """A new owner sends what is left first (also when no new batch ever comes)."""
         for tp in assigned:
             try:
-                async with self._one_at_a_time:
-                    await asyncio.to_thread(self.send_outbox, tp.topic, tp.partition)
+                await self._alone(self.send_outbox, tp.topic, tp.partition)
             except (*TRANSIENT, FeedError) as error:
                 log.warning("outbox not sent yet", partition=str(tp), error=str(error) or repr(error))
 
@@ -201,20 +268,43 @@ def _say_late(change: Change) -> None:
         )  # fmt: skip
 
 
+def _say_deleted(change: Change) -> None:
+    """By numbers: whoever is erased is not to be named in a log."""
+    items = sum(item is None for item in change.items.values())
+    if items or change.erased:
+        log.info("deleted", partition=change.position.partition, items=items, users=len(change.erased))
+
+
 def main() -> None:
     """Run the agent until it is told to stop."""
     configuration = settings.load()
     logs.setup(configuration, "features")
     topic_ids = kafka.ensure_topics(configuration.broker, configuration.partitions, wire.topics(configuration.examples_days))
     client = connect(configuration.redis)
-    claim_topics(client, topic_ids)
+    require_no_eviction(client, configuration.redis)
     folder = Folder(configuration.partitions, configuration.future_seconds, configuration.attribution_seconds)
-    tail = kafka.Tail(configuration.broker, wire.INTERACTIONS)
-    with kafka.Sender(configuration.broker) as sender, closing(tail):
-        agent = FeaturesAgent(FeatureStore(client), sender, folder, topic_ids, tail, configuration.idle_seconds)
-        app = transport.make_app("features", configuration)
-        for topic in (wire.ITEMS, wire.USERS, wire.INTERACTIONS):
-            transport.consume(app, topic, agent.apply)
+    lag = Lag(
+        "features lag behind the events",
+        "a log sent at full speed is caught up with; else send fewer events, stop other processes, or set senders' clocks",
+    )
+    app = transport.make_app("features", configuration)
+    consumed = (wire.ITEMS, wire.USERS, wire.INTERACTIONS)
+    tails = {topic.name: kafka.Tail(configuration.broker, topic) for topic in consumed}
+    with ExitStack() as stack:
+        sender = stack.enter_context(kafka.Sender(configuration.broker))
+        group = kafka.GroupView(configuration.broker, app.conf.id, [topic.name for topic in consumed])
+        for close in (group.close, *(tail.close for tail in tails.values())):
+            stack.callback(close)
+        watched = keeper.Keeper(client, topic_ids, group.read, tails)
+        watched.start(configuration.redis)
+        agent = FeaturesAgent(
+            FoldStore(client), sender, folder, topic_ids, tails[wire.INTERACTIONS.name], configuration.idle_seconds,
+            report=watched.report,
+        )  # fmt: skip
+        transport.consume(app, wire.ITEMS, agent.apply)
+        transport.consume(app, wire.USERS, agent.apply)
+        transport.consume(app, wire.INTERACTIONS, lag.timed(agent.apply))
+        transport.every(app, keeper.LOOK_SECONDS, lambda: watched.look(transport.consumer(app)))
         transport.every(app, 5.0, lambda: agent.send_left_over(transport.assigned(app)))
         transport.every(app, LOOK_SECONDS, lambda: agent.close_idle(transport.assigned(app)))
         transport.run(app)

@@ -5,23 +5,24 @@ Pure but for what it reads of the store; what cannot be used becomes a dead lett
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from feed import wire
 from feed.attribution import Attribution
-from feed.errors import Unreadable
+from feed.errors import Unreadable, last_line
 from feed.events import Engagement, Event
-from feed.features import FrozenItems, ItemTable, UserState, counts, new_user, update_profile, update_user
+from feed.features import FrozenItems, ItemTable, UserState, counts, is_repeat, new_user, update_profile, update_user
 from feed.features.near import taken
 from feed.features.user import NUMERIC, numeric_values
 from feed.io.redis import Change, FeatureStore, Message
-from feed.wire import DeadLetter, FeatureUpdate, Position
+from feed.wire import DeadLetter, Deleted, FeatureUpdate, Position
 
 log = structlog.get_logger()
 
+USERS_OF_AN_UPDATE = 500  # in one message: 128 characters each, of up to 12 bytes, are less than a record may have
 MOST_BYTES = wire.LARGEST - 4096  # of a message's value: the rest is for its key and for what is around them
 
 
@@ -39,31 +40,45 @@ class Folder:
         self._attribution = attribution_seconds
 
     def fold(self, topic: wire.Topic, records: Sequence[Any], end: Position, store: FeatureStore, table: ItemTable) -> Change:
-        """The change that `records` (with .offset, .key, .value) of `topic` make; unusable ones become dead letters.
+        """The change that `records` (.offset, .key, .value, .timestamp) of `topic` make; unusable ones become dead letters.
 
         `table`: the items as they are frozen into examples.
         """
         change = Change(end)
         if topic is wire.ITEMS:
-            for item in self._readable(change, topic, records, wire.decode_item):
-                change.items[item.item_id] = item
+            for _, item in self._readable(change, topic, records, wire.decode_item):
+                if isinstance(item, Deleted):
+                    change.items[item.id] = None
+                else:
+                    change.items[item.item_id] = item
             return change
         if topic is wire.USERS:
-            users = list(self._readable(change, topic, records, wire.decode_user, self._misplaced_user))
-            self._load(change, [user.user_id for user in users], store)
-            for user in users:
-                update_profile(change.users[user.user_id], user)
+            self._fold_users(change, self._readable(change, topic, records, wire.decode_user, self._misplaced_user), store)
         else:
-            events = list(self._readable(change, topic, records, wire.decode_event, self._misplaced_event))
+            readable = self._readable(change, topic, records, wire.decode_event, self._misplaced_event)
+            erased = store.erased(list(dict.fromkeys(event.user_id for _, event in readable)))
+            events = [event for record, event in readable if not _is_erased(erased, event.user_id, record)]
             self._load(change, [event.user_id for event in events], store)
             self._fold_events(change, events, store, table)
         for state in change.users.values():
             self._finish(state, end)
-        if change.users:
-            update = FeatureUpdate(tuple(change.users), end)
-            change.messages.append(
-                Message(wire.FEATURE_UPDATES.name, end.partition, str(end.partition).encode(), wire.encode(update))
-            )
+        users, key = list(change.users), str(end.partition).encode()
+        for start in range(0, len(users), USERS_OF_AN_UPDATE):
+            update = FeatureUpdate(tuple(users[start : start + USERS_OF_AN_UPDATE]), end)
+            change.messages.append(Message(wire.FEATURE_UPDATES.name, end.partition, key, wire.encode(update)))
+        return change
+
+    def set_aside(self, topic: wire.Topic, record: Any, end: Position, error: Exception) -> Change:
+        """The change that a record makes whose fold has failed with `error`, for whatever reason: a dead letter."""
+        place = Position(end.topic_id, end.partition, record.offset)
+        log.error(
+            "a record that this code cannot fold is set aside: a programming error, please report it",
+            topic=topic.name, partition=place.partition, offset=place.offset, exc_info=error,
+        )  # fmt: skip
+        change = Change(end)
+        change.tallies["set_aside"] += 1
+        reason = f"the fold failed, which is a programming error: {last_line(error)}"
+        self._refuse(change, DeadLetter(topic.name, place, reason, record.key, record.value))
         return change
 
     def close(self, at: Position, store: FeatureStore) -> Change:
@@ -72,6 +87,22 @@ class Folder:
         windows = self._windows(at, store, ItemTable(), 0.0, (), float("inf"))
         self._emit(change, windows, everything=True)
         return change
+
+    def _fold_users(self, change: Change, readable: Sequence[tuple[Any, Any]], store: FeatureStore) -> None:
+        """Take over profiles, and erase: of a user who is erased nothing counts that was recorded until then."""
+        ids = list(dict.fromkeys(_user_id(message) for _, message in readable))
+        states, erased = dict(zip(ids, store.users(ids), strict=True)), store.erased(ids)
+        for record, message in readable:
+            user_id = _user_id(message)
+            if _is_erased(erased, user_id, record):
+                continue
+            if isinstance(message, Deleted):
+                erased[user_id] = change.erased[user_id] = record.timestamp
+                states[user_id] = None
+                change.users.pop(user_id, None)
+            else:
+                state = states[user_id] = change.users[user_id] = states[user_id] or new_user(user_id)
+                update_profile(state, message)
 
     def _fold_events(self, change: Change, events: Sequence[Event], store: FeatureStore, table: ItemTable) -> None:
         if not events:
@@ -82,6 +113,10 @@ class Folder:
         counted: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         for event in events:
             state = change.users[event.user_id]
+            if is_repeat(state, event):
+                change.tallies["repeats"] += 1
+                continue
+            change.tallies["events"] += 1
             windows.add(event, state)
             if (first := taken(state, event)) is not None:
                 change.taken.append(first)
@@ -91,8 +126,8 @@ class Folder:
                 of_item = counted[item_id]
                 for name in fields:
                     of_item[name] += 1
+            change.events.append(event)
         change.counts.update(counted)
-        change.events.extend(events)
         self._emit(change, windows)
 
     def _windows(
@@ -103,7 +138,8 @@ class Folder:
         ids = sorted({*users, *store.due(end.topic_id, end.partition, max(marks.clock, newest))})
         found = zip(ids, store.pending(end.topic_id, end.partition, ids), strict=True)
         pending = {user_id: of_user for user_id, of_user in found if of_user is not None}
-        return Attribution(self._attribution, end.partition, marks, pending, FrozenItems(table, now))
+        # the batch may begin with an event of long ago, and what is in it was shown to people of today
+        return Attribution(self._attribution, end.partition, marks, pending, FrozenItems(table, max(now, marks.clock)))
 
     def _emit(self, change: Change, windows: Attribution, everything: bool = False) -> None:
         for example in windows.close(everything):
@@ -117,6 +153,10 @@ class Folder:
                 "fewer and shorter tags and attributes"
             )
             self._refuse(change, DeadLetter(wire.INTERACTIONS.name, change.position, reason, key, None))
+        for failed in windows.failed:
+            log.error("an example cannot be made", user=failed.user_id, request=failed.request, exc_info=failed.error)
+            reason = f"no example of request {failed.request} of user {failed.user_id}: {last_line(failed.error)}"
+            self._refuse(change, DeadLetter(wire.INTERACTIONS.name, change.position, reason, failed.user_id.encode(), None))
         change.pending, change.marks, change.marks_before = windows.pending, windows.marks, windows.before
 
     def _load(self, change: Change, ids: Sequence[str], store: FeatureStore) -> None:
@@ -137,22 +177,25 @@ class Folder:
         records: Sequence[Any],
         decode: Callable[[bytes | None], Any],
         refuse: Callable[[Any, int], str | None] = lambda message, partition: None,
-    ) -> list[Any]:
+    ) -> list[tuple[Any, Any]]:
+        """The records that can be used, each with its message."""
         readable = []
         for record in records:
             try:
-                message = decode(record.value)
+                deletes = record.value is None and topic.compacted
+                message = wire.decode_deleted(record.key) if deletes else decode(record.value)
                 reason = refuse(message, change.position.partition)
             except Unreadable as error:
                 reason = str(error)
             if reason is None:
-                readable.append(message)
+                readable.append((record, message))
                 continue
             place = Position(change.position.topic_id, change.position.partition, record.offset)
             self._refuse(change, DeadLetter(topic.name, place, reason, record.key, record.value))
         return readable
 
     def _refuse(self, change: Change, letter: DeadLetter) -> None:
+        change.tallies["dead_letters"] += 1
         place, value = letter.position, wire.encode(letter)
         # what came in a compressed batch can be larger than one that is not
         if len(value) + len(letter.key or b"") > MOST_BYTES:
@@ -162,12 +205,13 @@ class Folder:
         change.messages.append(Message(wire.DEAD_LETTERS.name, 0, letter.key or b"", value))
         log.warning("dead letter", topic=letter.topic, partition=place.partition, offset=place.offset, reason=letter.reason)
 
-    def _misplaced_user(self, user: Any, partition: int) -> str | None:
-        right = wire.partition_of(user.user_id, self._partitions)
+    def _misplaced_user(self, message: Any, partition: int) -> str | None:
+        user_id = _user_id(message)
+        right = wire.partition_of(user_id, self._partitions)
         if partition == right:
             return None
         return (
-            f"user {user.user_id!r} belongs to partition {right}, not {partition}: use the user id as the key and the "
+            f"user {user_id!r} belongs to partition {right}, not {partition}: use the user id as the key and the "
             "partitioner murmur2 (librdkafka: partitioner=murmur2_random)"
         )
 
@@ -179,3 +223,12 @@ class Folder:
                 "accepted): set the sender's clock, or FEED_FUTURE_SECONDS"
             )
         return self._misplaced_user(event, partition)
+
+
+def _user_id(message: Any) -> str:
+    return str(message.id if isinstance(message, Deleted) else message.user_id)
+
+
+def _is_erased(erased: Mapping[str, int], user_id: str, record: Any) -> bool:
+    """Whether the record is not later than the erasure of its user."""
+    return user_id in erased and record.timestamp <= erased[user_id]

@@ -20,7 +20,6 @@ import torch
 
 from feed import logs, settings, wire
 from feed.errors import BadModel, FeedError, NoChampion, run
-from feed.examples import record_or_none
 from feed.io import kafka
 from feed.learning import state
 from feed.learning.learner import Learner
@@ -141,7 +140,7 @@ class LearnerAgent:
         assert learner is not None
         for record in records:
             held, parent, looks = learner.progress.guard.held, learner.progress.parent, learner.examination
-            found = record_or_none(record.offset, record.value)
+            found = learner.set_aside.read(record.offset, record.value)
             if found is None:
                 continue
             step = learner.take(record.offset, found)

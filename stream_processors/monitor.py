@@ -20,7 +20,7 @@ from kafka.errors import KafkaError
 from feed import logs, settings, wire
 from feed.address import Broker
 from feed.errors import FeedError, Unreadable, run
-from feed.examples import Example, RaiseRate, record_or_none
+from feed.examples import Example, RaiseRate, SetAside
 from feed.io import kafka
 from feed.monitoring.alerts import Alert, decode_alert, headline
 from feed.monitoring.drift import DriftMonitor
@@ -40,6 +40,7 @@ class MonitorAgent:
     def __init__(self, broker: Broker, sender: kafka.Sender) -> None:
         self._broker, self._sender = broker, sender
         self._monitor = DriftMonitor()
+        self._set_aside = SetAside()
         self._next: int | None = None  # the record that the detectors have not seen yet
         self._live_from = 0  # what is before this offset was there before the start
         self._told: dict[tuple[int, int], Alert] = {}  # by source and sequence of the example that raised it
@@ -82,7 +83,7 @@ class MonitorAgent:
         for record in records:
             if record.offset < (self._next or 0):
                 continue  # seen in an earlier attempt
-            found = record_or_none(record.offset, record.value)
+            found = self._set_aside.read(record.offset, record.value)
             if isinstance(found, RaiseRate):
                 self._since_raise = 0
             if isinstance(found, Example):
@@ -93,7 +94,11 @@ class MonitorAgent:
         self._sender.flush()
 
     def _see(self, example: Example, live: bool) -> None:
-        alerts = self._monitor.see(example)
+        try:
+            alerts = self._monitor.see(example)
+        except Exception as error:
+            self._set_aside.example(example, error)
+            return
         if told := self._told.get((example.source, example.sequence)):
             self._monitor.told(told.kind)
         elif live:

@@ -4,7 +4,7 @@
     consume(app, INTERACTIONS, agent.apply)     # async def apply(batch: Batch) -> None
     run(app)
 
-What an agent keeps with its effects is the truth: it skips what it has, and rewinds where it is behind. The committed offset
+What an agent keeps with its effects is the truth: it skips what it has, and what it lacks is rewound to. The committed offset
 only says where to look again. `stream_processors.batches` says what a batch is and what is promised of it.
 """
 
@@ -31,7 +31,7 @@ from feed.wire import Topic
 from stream_processors.batches import Batch, BatchTopic, Consumer, Transport, quiet
 from stream_processors.watchdog import Watchdog
 
-__all__ = ["App", "Batch", "assigned", "batch_topic", "consume", "every", "make_app", "persist", "run"]
+__all__ = ["App", "Batch", "Consumer", "assigned", "batch_topic", "consume", "consumer", "every", "make_app", "persist", "run"]
 
 log = structlog.get_logger()
 
@@ -175,7 +175,7 @@ def every(app: App, seconds: float, act: Callable[[], Awaitable[None]]) -> None:
 
 def assigned(app: App) -> list[TP]:
     """The partitions that this worker owns at the moment."""
-    return sorted(_consumer(app).assigned)
+    return sorted(consumer(app).assigned)
 
 
 def run(app: App) -> None:
@@ -188,7 +188,7 @@ def run(app: App) -> None:
     watchdog = Watchdog(app.service_name, app.settings, app.conf.id, app.consumed)
 
     async def tick() -> None:
-        watchdog.tick(_consumer(app).view())
+        watchdog.tick(consumer(app).view())
 
     every(app, 1.0, tick)
     watchdog.start()
@@ -210,5 +210,6 @@ def _credentials(broker: Broker) -> CredentialsT | None:
     return faust.SSLCredentials(tls) if tls else None
 
 
-def _consumer(app: App) -> Consumer:
+def consumer(app: App) -> Consumer:
+    """What fetches for this app, and delivers."""
     return cast(Consumer, app.consumer)

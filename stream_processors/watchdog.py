@@ -34,6 +34,7 @@ class View(NamedTuple):
     following: Mapping[TP, int]  # delivered to the agent up to here
     progress: Mapping[str, int]  # by topic: how often its agent has acknowledged a batch or said that it works on one
     blocked_by: str | None  # the topic whose agent must take a batch before anything else is delivered
+    held: frozenset[TP] = frozenset()  # kept back on purpose, which somebody has said
 
 
 class Judge:
@@ -57,7 +58,7 @@ class Judge:
         the last word on whether there are records: an end counts what nobody is handed (markers, aborted transactions).
         """
         for tp, (first, end, committed) in ((TP(*place), log) for place, log in logs.items()):
-            if view.assigned and tp not in view.assigned:
+            if tp in view.held or (view.assigned and tp not in view.assigned):
                 self._seen.pop(tp, None)
                 continue
             position = view.done.get(tp, max(first, committed or 0))

@@ -5,15 +5,16 @@ from datetime import UTC, datetime
 from hypothesis import strategies as st
 
 from feed.catalogue import Item, User
-from feed.events import ENGAGEMENTS, Context, Event, Impression, Shown
+from feed.events import ENGAGEMENTS, LARGEST_NUMBER, LARGEST_WHOLE, LEAST_PROPENSITY, Context, Event, Impression, Shown
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 IDS = st.one_of(st.integers(-5, 10**15).map(str), TEXT)
 TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
-PROPENSITIES = st.floats(0, 1, exclude_min=True)
-NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+PROPENSITIES = st.floats(LEAST_PROPENSITY, 1)
+NUMBERS = st.floats(-LARGEST_NUMBER, LARGEST_NUMBER)
 # one type a name, as in a table; names near no column of the format
-ATTRIBUTE_TYPES = {"weather": TEXT, "x y": TEXT, "Stimmung": st.integers(-(2**63), 2**63 - 1), "n,1": NUMBERS}
+WHOLE = st.integers(-LARGEST_WHOLE, LARGEST_WHOLE)
+ATTRIBUTE_TYPES = {"weather": TEXT, "x y": TEXT, "Stimmung": WHOLE, "n,1": NUMBERS}
 ATTRIBUTES = st.fixed_dictionaries({}, optional=ATTRIBUTE_TYPES)
 CONTEXTS = st.builds(Context, st.none() | TEXT, st.none() | TEXT, st.none() | st.integers(0, 23), ATTRIBUTES)
 SHOWN = st.builds(Shown, IDS, st.just(0), st.none() | NUMBERS, st.none() | PROPENSITIES, st.none() | TEXT)
@@ -43,6 +44,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(IMPRESSIONS, *ENGAGED)
 ITEMS = st.builds(
     Item, item_id=IDS, title=st.none() | TEXT, created_at=st.none() | TIMES, category=st.none() | TEXT,
     tags=st.lists(TEXT, unique=True, max_size=4).map(tuple), creator_id=st.none() | IDS, attributes=ATTRIBUTES,
+    available=st.none() | st.booleans(), expires_at=st.none() | TIMES,
 )  # fmt: skip
 USERS = st.builds(
     User, user_id=IDS, signed_up_at=st.none() | TIMES, platform=st.none() | TEXT, country=st.none() | TEXT,

@@ -233,6 +233,21 @@ def test_an_impression_takes_over_what_came_before_it_also_for_an_item_that_the_
     assert [labels(e) for e in mine(partition.examples) if not e.organic] == [{"2": {"like": 1}}]
 
 
+@pytest.mark.parametrize("size", [2, 7, 200])
+def test_numbers_of_examples_do_not_depend_on_where_batches_end_when_somebody_has_too_many_windows(size):
+    """A log that is folded again is cut elsewhere; readers take an example of a number they have for a copy."""
+    busy = [impression(40.0 * k, f"r{k}", user="1") for k in range(200)]
+    others = [impression(40.0 * k + 1, f"o{k}", user=str(2 + k % 9)) for k in range(200)]
+    events = sorted((*busy, *others), key=lambda event: event.at)
+    single, grouped = Partition(), Partition()
+    for event in events:
+        single.batch(event)
+    for k in range(0, len(events), size):
+        grouped.batch(*events[k : k + size])
+    told = [[(e.sequence, e.example_id) for e in partition.examples] for partition in (single, grouped)]
+    assert told[0] == told[1]
+
+
 def test_windows_that_wait_for_an_impression_give_way_to_those_that_have_one():
     partition = Partition()
     partition.batch(impression(), *(act(Click, k, 1.0 + k, f"unknown{k}") for k in range(WINDOWS + 3)))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feed.catalogue import Item, User
 from feed.events import ENGAGEMENTS, KINDS, POSITIVES, Like, Shown, kind, new_event_id, utc
 from tests.strategies import EVENTS, TIMES
 
@@ -32,8 +33,11 @@ def test_the_same_draws_give_the_same_ids() -> None:
 
 
 def test_whole_numbers_become_text_in_every_id() -> None:
-    like = Like(event_id="e", user_id=42, item_id=7, occurred_at=AT)  # type: ignore[arg-type]
-    assert (like.user_id, like.item_id, Shown(item_id=7, position=0).item_id) == ("42", "7", "7")  # type: ignore[arg-type]
+    like = Like(event_id=-1, user_id=42, item_id=7, request_id=0, occurred_at=AT)  # type: ignore[arg-type]
+    assert (like.event_id, like.user_id, like.item_id, like.request_id) == ("-1", "42", "7", "0")
+    assert Shown(item_id=7, position=0).item_id == "7"  # type: ignore[arg-type]
+    item = Item(item_id=7, creator_id=8)  # type: ignore[arg-type]
+    assert (item.item_id, item.creator_id, User(user_id=9).user_id) == ("7", "8", "9")  # type: ignore[arg-type]
 
 
 @given(EVENTS)

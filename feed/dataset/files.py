@@ -2,21 +2,25 @@
 
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
 import structlog
 from pandas.api.types import is_string_dtype
-from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from feed.dataset import columns
-from feed.dataset.schema import INTERACTIONS, ITEMS, REQUIRED, USERS, Dataset
+from feed.dataset.schema import INTERACTIONS, ITEMS, OBJECTS, REQUIRED, USERS, Dataset, as_objects, python_values
 from feed.errors import BadData
+from feed.events import utc
 from feed.settings import FUTURE_SECONDS
+from feed.wire import LARGEST_MESSAGE
 
 log = structlog.get_logger()
 
@@ -24,9 +28,16 @@ Format = Literal["parquet", "csv"]
 TABLES = {"users": USERS, "items": ITEMS, "interactions": INTERACTIONS}
 FORMATS = ("parquet", "csv")
 REMEDIES = {
-    ".csv": "UTF-8 is needed, a comma between fields, quotes around a field that holds a comma, a quote or a line break",
+    ".csv": "UTF-8 is needed, a comma between fields, quotes around a field that holds a comma, a quote or a line break (and "
+    "two quotes for each that it holds)",
     ".parquet": "write it anew",
 }
+LATEST = datetime.max.replace(tzinfo=UTC).timestamp()
+AT_ONCE = 50_000  # rows of a csv file that are in memory as Python objects
+WHOLE = {
+    pa.int8(): pd.Int8Dtype(), pa.int16(): pd.Int16Dtype(), pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(), pa.uint16(): pd.UInt16Dtype(), pa.uint32(): pd.UInt32Dtype(), pa.uint64(): pd.UInt64Dtype(),
+}  # fmt: skip
 WORLD_FILE = "world.json"  # beside the tables of a simulated world: says which one it is, so that it can be found again
 
 
@@ -38,7 +49,7 @@ def read(path: Path, context: Sequence[str] = (), future_seconds: float = FUTURE
     """
     if not path.is_dir():
         raise BadData(f"{path}: no such folder; it should hold users, items and interactions, each as .parquet or .csv")
-    frames = {name: _frame(_file(path, name)) for name in TABLES}
+    frames = {name: _frame(_file(path, name), context) for name in TABLES}
     try:
         dataset = Dataset(**frames, context=tuple(context))
         _not_in_the_future(frames["interactions"], dataset, time.time() + future_seconds)
@@ -55,7 +66,7 @@ def write(dataset: Dataset, path: Path, format: Format = "parquet") -> None:
     """Write the three tables into the folder `path`, made if it is not there; they replace those of the same format, and
     `WORLD_FILE` goes with what it described.
 
-    Raises `BadData` for a tag that csv cannot hold, and for a folder that holds tables in another format.
+    Raises `BadData` for a folder that holds tables in another format.
     """
     path.mkdir(parents=True, exist_ok=True)
     if others := [
@@ -69,17 +80,17 @@ def write(dataset: Dataset, path: Path, format: Format = "parquet") -> None:
         frame: pd.DataFrame = getattr(dataset, name)
         file = path / f"{name}.{format}"
         if format == "parquet":
-            parquet.write_table(_arrow(frame), file)
+            parquet.write_table(_arrow(frame, name), file)
         else:
-            _to_csv(frame, file)
+            _to_csv(name, frame, file)
 
 
 def _not_in_the_future(given: pd.DataFrame, dataset: Dataset, until: float) -> None:
-    times = dataset.interactions["occurred_at"]
-    columns.Where("interactions", "occurred_at").refuse(
-        given["occurred_at"], times > pd.Timestamp(until, unit="s", tz="UTC"),
-        "is in the future: correct it or this machine's clock, or set FEED_FUTURE_SECONDS; without an offset a time is UTC",
-    )  # fmt: skip
+    if until < LATEST:
+        columns.Where("interactions", "occurred_at").refuse(
+            given["occurred_at"], dataset.interactions["occurred_at"] > pd.Timestamp(utc(until)),
+            "is in the future: correct it or this machine's clock, or set FEED_FUTURE_SECONDS; without an offset a time is UTC",
+        )  # fmt: skip
 
 
 def _notice_unknown(used: pd.Series, described: pd.Series, outcome: str) -> None:
@@ -100,58 +111,160 @@ def _file(path: Path, name: str) -> Path:
     return there[0]
 
 
-def _frame(file: Path) -> pd.DataFrame:
+def _frame(file: Path, context: Sequence[str]) -> pd.DataFrame:
     try:
-        if file.suffix == ".csv":
-            return _from_csv(file)
-        table = parquet.ParquetFile(file).read()
-        # whole numbers with missing values stay whole numbers
-        return table.to_pandas(types_mapper=lambda kind: pd.Int64Dtype() if pa.types.is_signed_integer(kind) else None)  # type: ignore[no-any-return]
-    except (pa.ArrowException, UnicodeDecodeError, csv.Error, OSError) as error:
+        return _from_csv(file, context) if file.suffix == ".csv" else _from_parquet(file)
+    except UnicodeDecodeError as error:
+        raise _unreadable(file, _first_line_not_utf8(file), str(error)) from error
+    except (pa.ArrowException, OSError, ValueError, ArithmeticError) as error:
         raise BadData(f"{file}: not a readable {file.suffix[1:]} file: {error}; {REMEDIES[file.suffix]}") from error
 
 
-def _from_csv(file: Path) -> pd.DataFrame:
+def _from_parquet(file: Path) -> pd.DataFrame:
+    """Whole numbers with missing values stay whole numbers; an index that pandas has saved is a column, if it has a name."""
+    table = parquet.ParquetFile(file).read().replace_schema_metadata()
+    for name in table.column_names:
+        if table.column_names.count(name) > 1:
+            raise BadData(f"{file}: column {name!r} is there twice: keep one, or give them different names")
+    table = table.drop_columns([name for name in table.column_names if name.startswith("__index_level_")])
+    return table.to_pandas(types_mapper=WHOLE.get)  # type: ignore[no-any-return]
+
+
+def _from_csv(file: Path, context: Sequence[str]) -> pd.DataFrame:
     """All columns as text, nothing but an empty field missing; further columns then take the type that all of them read as."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        header = next(csv.reader(lines), [])
-    if not any(header):
+    known = TABLES[file.stem]
+    with file.open("rb") as opened:
+        if opened.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise BadData(f"{file}: it is in UTF-16: save it as csv in UTF-8")
+    with file.open(encoding="utf-8-sig", newline="") as lines, _long_fields():
+        rows = _records(file, csv.reader(lines, strict=True))
+        header = next(rows, [])
+        _require_header(file, header)
+        chunks = _chunks(file, pa.schema([(name, pa.string()) for name in header]), rows)
+        table = pa.concat_tables(list(chunks)).to_pandas()
+    wanted = [name for name in header if name not in known and (file.stem != "interactions" or name in context)]
+    for name in wanted:
+        table[name] = columns.inferred(columns.Where(f"{file}: {file.stem}", name), table[name])
+    return table  # type: ignore[no-any-return]
+
+
+def _first_line_not_utf8(file: Path) -> int:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 0
+
+
+def _records(file: Path, reader: Any) -> Iterator[list[str]]:
+    """The first line of a csv file and its rows, as fields; further empty lines are passed over.
+
+    Raises `BadData` that names the line for one that breaks the rules of quotes, and for one with too few or too many fields.
+    """
+    width = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            what = "a quote opens a field and none closes it" if "end of data" in str(error) else str(error)
+            if "field limit" in str(error):
+                what = (
+                    f"a field has more than {LARGEST_MESSAGE:,} characters, maybe because a quote opens it and none closes it"
+                )
+            raise _unreadable(file, line, what) from error
+        width = len(row) if width is None else width
+        if row and len(row) != width:
+            what = f"{len(row)} fields, where the first line names {width} columns: {_short(row)}"
+            raise _unreadable(file, line, what)
+        if row or line == 1:
+            yield row
+
+
+def _unreadable(file: Path, line: int, why: str) -> BadData:
+    return BadData(f"{file}: not a readable csv file: line {line}: {why}; {REMEDIES['.csv']}")
+
+
+def _require_header(file: Path, header: Sequence[str]) -> None:
+    if not any(name.strip() for name in header):
         raise BadData(f"{file}: the first line is empty; it names the columns, {', '.join(REQUIRED[file.stem])} at least")
+    if any("\0" in name for name in header) and not set(REQUIRED[file.stem]) <= set(header):
+        raise BadData(f"{file}: the names of the columns hold zero bytes, as UTF-16 does: save it as csv in UTF-8")
     if len(header) == 1 and (other := next((mark for mark in (";", "\t", "|") if mark in header[0]), None)):
         raise BadData(f"{file}: the columns are separated by {other!r}: write it anew with commas")
-    if repeated := [name for name in header if header.count(name) > 1]:
+    if repeated := [name for name in header if header.count(name) > 1 and name.strip()]:
         raise BadData(f"{file}: column {repeated[0]!r} is there twice")
-    table = arrow_csv.read_csv(
-        file,
-        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(header, pa.string()), null_values=[""], strings_can_be_null=True
-        ),
-    )
-    frame = table.to_pandas()
-    return frame.apply(lambda column: column if column.name in TABLES[file.stem] else columns.inferred(column))  # type: ignore[no-any-return]
 
 
-def _arrow(frame: pd.DataFrame) -> pa.Table:
-    """Without pandas' own metadata, and with tags as a list of text whatever the rows hold."""
+def _chunks(file: Path, schema: pa.Schema, rows: Iterator[list[str]]) -> Iterator[pa.Table]:
+    """The rows as text, empty fields missing."""
+    yield schema.empty_table()
+    done = 0
+    while read := list(islice(rows, AT_ONCE)):
+        _notice_swallowed(file, read, done)
+        done += len(read)
+        fields = zip(*read, strict=True)
+        yield pa.table([pa.array([field or None for field in column], pa.string()) for column in fields], schema=schema)
+
+
+def _notice_swallowed(file: Path, rows: Sequence[Sequence[str]], before: int) -> None:
+    """Two lone quotes make one field of the rows between them; only the number of commas tells them from a text of lines."""
+    for number, row in enumerate(rows, before + 1):
+        for field in row:
+            if (breaks := field.count("\n")) and len(row) > 1 and field.count(",") == breaks * (len(row) - 1):
+                log.warning(
+                    "a field in quotes holds line breaks and what looks like whole rows: is a quote missing?",
+                    file=str(file), row=number, begins=field[:40],
+                )  # fmt: skip
+                return
+
+
+def _short(row: Sequence[str]) -> str:
+    shown = repr(row)
+    return shown if len(shown) <= 120 else f"{shown[:120]}…"
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """The csv module takes fields of 128 KiB unless it is told otherwise; JSON of attributes can be longer."""
+    before = csv.field_size_limit(LARGEST_MESSAGE)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _arrow(frame: pd.DataFrame, name: str) -> pa.Table:
+    """Without pandas' own metadata, and with an item's tags as a list of text whatever the rows hold."""
+    lists = ("tags",) if name == "items" else ()
     arrays = {
-        name: pa.array(frame[name], type=pa.list_(pa.string()) if name == "tags" else None, from_pandas=True)
-        for name in frame.columns
+        column: pa.array(frame[column], type=pa.list_(pa.string()) if column in lists else None, from_pandas=True)
+        for column in frame.columns
     }
     return pa.table(arrays)
 
 
-def _to_csv(frame: pd.DataFrame, file: Path) -> None:
-    frame = frame.copy()
-    quoting: Literal[0, 2] = csv.QUOTE_MINIMAL
-    for name in frame.columns:
-        if name == "tags":
-            tags = frame[name].map(lambda value: "" if value is None else "|".join(value))
-            split = frame[name].map(lambda value: value is not None and any("|" in tag for tag in value))
-            columns.Where("items", "tags").refuse(frame[name], split, "holds a | in a tag, which csv cannot: write parquet")
-            frame[name] = tags
-        elif isinstance(frame[name].dtype, pd.DatetimeTZDtype):
-            frame[name] = frame[name].map(lambda at: at.isoformat().replace("+00:00", "Z"), na_action="ignore")
-        if is_string_dtype(frame[name]) and frame[name].str.contains("\r").any():
-            quoting = csv.QUOTE_NONNUMERIC  # Python's writer, before 3.13, leaves a lone carriage return unquoted otherwise
-    frame.to_csv(file, index=False, lineterminator="\n", quoting=quoting)
+def _to_csv(name: str, frame: pd.DataFrame, file: Path) -> None:
+    """Further columns of text that would be read as numbers are written as JSON, which keeps them text."""
+    further = [column for column in map(str, frame) if column not in TABLES[name] and is_string_dtype(frame[column])]
+    as_numbers = [column for column in further if columns.reading(frame[column].dropna()) != "text"]
+    frame = as_objects(frame, as_numbers, OBJECTS[name])
+    values = [[_field(value) for value in python_values(frame[column])] for column in frame]
+    # Python's writer, before 3.13, leaves a lone carriage return unquoted otherwise
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if any("\r" in field for column in values for field in column) else csv.QUOTE_MINIMAL
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.writer(opened, lineterminator="\n", quoting=quoting)
+        writer.writerow(frame.columns)
+        writer.writerows(zip(*values, strict=True))
+
+
+def _field(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return columns.joined_tags(value)
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)

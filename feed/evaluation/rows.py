@@ -173,7 +173,7 @@ def _catalogue(data: Dataset, users: pd.Index, items: pd.Index, first_seen: np.n
         lists = [value if isinstance(value, tuple) else () for value in table["tags"]]
         code = {tag: i + 1 for i, tag in enumerate(sorted({tag for value in lists for tag in value}))}
         tags = tuple(tuple(code[tag] for tag in value) for value in lists)
-    profiles = data.users.set_index("user_id").reindex(users)
+    profiles = data.users.set_index("user_id").drop(columns="attributes", errors="ignore").reindex(users)
     columns = [_codes(profiles, str(name)) for name in profiles if not pd.api.types.is_float_dtype(profiles[name])
                and not isinstance(profiles[name].dtype, pd.DatetimeTZDtype)]  # fmt: skip
     features = np.stack(columns, axis=1) if columns else np.zeros((len(users), 0), np.int32)

@@ -10,9 +10,18 @@ from feed.features.frozen import FrozenItems, ItemFeatures, UserFeatures, freeze
 from feed.features.inputs import Inputs, InputSpec
 from feed.features.items import ItemTable
 from feed.features.space import FeatureSpace
-from feed.features.user import SEEN, UserState, consumed, new_user, update_profile, update_user
+from feed.features.user import (
+    SEEN,
+    UserState,
+    consumed,
+    hidden_before,
+    is_repeat,
+    new_user,
+    update_profile,
+    update_user,
+)
 
 __all__ = [
     "SEEN", "BatchState", "FeatureSpace", "FrozenItems", "InputSpec", "Inputs", "ItemFeatures", "ItemTable", "UserFeatures",
-    "UserState", "consumed", "freeze_user", "new_user", "update_profile", "update_user",
+    "UserState", "consumed", "freeze_user", "hidden_before", "is_repeat", "new_user", "update_profile", "update_user",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from feed.catalogue import Item, User
 from feed.events import Event
 from feed.features.items import ItemTable
 from feed.features.near import taken
-from feed.features.user import UserState, new_user, update_profile, update_user
+from feed.features.user import UserState, is_repeat, new_user, update_profile, update_user
 
 
 class BatchState:
@@ -28,8 +28,10 @@ class BatchState:
         return self.users[user_id]
 
     def apply(self, event: Event) -> None:
-        """Fold one event."""
+        """Fold one event; one that the user's newest events have already changes nothing."""
         state = self.user(event.user_id)
+        if is_repeat(state, event):
+            return
         if (of_item := taken(state, event)) is not None:
             self.items.take(*of_item)
         update_user(state, event, self.items.by_id)

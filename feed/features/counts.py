@@ -55,7 +55,10 @@ def oldest_kept(now: float) -> list[int]:
 
 
 def decayed(counts: Mapping[str, int], now: float) -> np.ndarray:
-    """float64 (kinds, half-lives): the decayed sums of one item's hash fields at `now`; fields of other names are ignored."""
+    """float64 (kinds, half-lives): the decayed sums of one item's hash fields at `now`; fields of other names are ignored.
+
+    A bucket that is still to come at `now` weighs as if it had just begun: after a loss the clock may be behind the counts.
+    """
     sums = np.zeros((len(KINDS), len(RESOLUTIONS)))
     for field, n in counts.items():
         name, _, bucket = field.partition(":")
@@ -63,7 +66,8 @@ def decayed(counts: Mapping[str, int], now: float) -> np.ndarray:
             continue
         resolution, _, number = bucket.partition(":")
         r = BY_NAME[resolution]
-        sums[KIND_INDEX[name], r] += n * 2.0 ** (-(now - RESOLUTIONS[r].middle(int(number))) / RESOLUTIONS[r].half_life)
+        since = max(now - RESOLUTIONS[r].middle(int(number)), -RESOLUTIONS[r].seconds / 2)
+        sums[KIND_INDEX[name], r] += n * 2.0 ** (-since / RESOLUTIONS[r].half_life)
     return sums
 
 

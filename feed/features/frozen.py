@@ -4,11 +4,12 @@ Ranking reads states through the same `freeze_user`, so what a model learns from
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Annotated
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from feed.events import Attribute, Id, Number, Text
 from feed.features import items as item_features
 from feed.features import user as user_features
 from feed.features.items import ItemTable
@@ -19,7 +20,9 @@ from feed.features.user import UserState
 BAGS = {"categories": 16, "creators": 16, "tags": 24, "recent": 50, "lately_categories": 8, "lately_tags": 12}
 NEAREST = 64  # items of which a history says most
 UNSAID = (0.0, 0.0)  # the one object that an encoder leaves out
-NearItem = tuple[str, float, float]  # its id, and what is said of it
+Said = Annotated[float, Meta(ge=0, le=100)]  # by co-visitation; a logarithm
+Weight = Annotated[float, Meta(ge=-100, le=100)]  # of a token in a bag
+NearItem = tuple[str, Said, Said]  # its id, and what is said of it
 _BAG_FEATURES = {feature.name: feature for feature in user_features.USER_FEATURES if feature.name in BAGS}
 
 
@@ -32,23 +35,23 @@ class UserFeatures(Struct, frozen=True):
     quality is lost. So an example's rows have their own values.
     """
 
-    user_id: str
-    profile: dict[str, Any]
-    context: dict[str, Any]
-    numeric: tuple[float, ...]
-    bags: dict[str, tuple[tuple[str, float], ...]]
+    user_id: Id
+    profile: dict[str, Attribute]
+    context: dict[str, Attribute]
+    numeric: tuple[Number, ...]
+    bags: dict[str, tuple[tuple[str, Weight], ...]]
     near: tuple[NearItem, ...] = ()
 
 
 class ItemFeatures(Struct, frozen=True, omit_defaults=True):
     """An item at one moment: its content, and `numeric` in the order of `feed.features.items.NUMERIC`."""
 
-    item_id: str
-    numeric: tuple[float, ...]
-    category: str | None = None
-    creator_id: str | None = None
-    tags: tuple[str, ...] = ()
-    attributes: dict[str, Any] = {}
+    item_id: Id
+    numeric: tuple[Number, ...]
+    category: Text | None = None
+    creator_id: Id | None = None
+    tags: tuple[Text, ...] = ()
+    attributes: dict[str, Attribute] = {}
 
 
 def freeze_user(state: UserState, now: float) -> UserFeatures:
@@ -101,9 +104,9 @@ class FrozenItems:
         return tuple(sorted(entries, key=lambda entry: (-entry[1], entry[0]))[:NEAREST]), own
 
     def draw(self, n: int, seed: int, without: Collection[str]) -> list[ItemFeatures]:
-        """At most `n` different items that the catalogue describes and that exist by now, drawn uniformly."""
+        """At most `n` different items that may be shown now, drawn uniformly."""
         table = self._table
-        there = np.flatnonzero(table.known & (table.created <= self._now))
+        there = np.flatnonzero(table.showable(self._now))
         drawn = np.random.default_rng(seed).permutation(there)[: n + len(without)].tolist()
         return [self[table.ids[row]] for row in drawn if table.ids[row] not in without][:n]
 

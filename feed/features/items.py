@@ -21,8 +21,9 @@ PRIOR = 20.0  # pseudo-observations behind the smoothed rates
 class ItemTable:
     """Item columns; rows keep their place for the table's life, new items are appended.
 
-    `created` float64 (n,) seconds since 1970, -inf where unknown; `category` and `creator` int64 (n,) codes, 0 = none;
-    `known` bool (n,): False for a row that was only counted, never described by the catalogue; `near`: pairs of rows.
+    `created` and `until` float64 (n,) seconds since 1970: when an item may be shown (see `feed.catalogue.Item`), -inf and inf
+    where nothing limits it; `category` and `creator` int64 (n,) codes, 0 = none; `known` bool (n,): False for a row that is
+    only counted, because the catalogue does not describe its item, or does no more; `near`: pairs of rows.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,7 @@ class ItemTable:
         n = len(self.ids)
         for name, fill, shape, dtype in (
             ("_created", -np.inf, (), np.float64),
+            ("_until", np.inf, (), np.float64),
             ("_category", 0, (), np.int64),
             ("_creator", 0, (), np.int64),
             ("_known", False, (), np.bool_),
@@ -56,6 +58,7 @@ class ItemTable:
         self.near.grow(capacity)
 
     _created: np.ndarray
+    _until: np.ndarray
     _category: np.ndarray
     _creator: np.ndarray
     _known: np.ndarray
@@ -66,6 +69,11 @@ class ItemTable:
     def created(self) -> np.ndarray:
         """float64 (n,), seconds since 1970; -inf where unknown."""
         return self._created[: len(self)]
+
+    @property
+    def until(self) -> np.ndarray:
+        """float64 (n,), seconds since 1970: not to be shown from then on; inf where nothing is said."""
+        return self._until[: len(self)]
 
     @property
     def category(self) -> np.ndarray:
@@ -81,6 +89,10 @@ class ItemTable:
     def known(self) -> np.ndarray:
         """bool (n,): described by the catalogue."""
         return self._known[: len(self)]
+
+    def showable(self, now: float) -> np.ndarray:
+        """bool (n,): described by the catalogue, and to be shown at `now` (event time, seconds since 1970)."""
+        return np.asarray(self.known & (self.created <= now) & (now < self.until))
 
     def row(self, item_id: str) -> int | None:
         """The item's row, or None."""
@@ -105,6 +117,7 @@ class ItemTable:
         row = self._row_for(item.item_id)
         self.by_id[item.item_id] = item
         self._created[row] = -np.inf if item.created is None else item.created
+        self._until[row] = item.until
         self._category[row] = 0
         if item.category is not None:
             code = self._category_codes.setdefault(item.category, len(self._category_codes) + 1)
@@ -116,6 +129,15 @@ class ItemTable:
             self._creator[row] = self._creators.setdefault(item.creator_id, len(self._creators) + 1)
         self._known[row] = True
         self.content_version += 1
+        return row
+
+    def remove(self, item_id: str) -> int | None:
+        """Forget the item's content, as if it had never been described; its counts stay. Returns its row, if it has one."""
+        row = self._row.get(item_id)
+        if row is not None and self.by_id.pop(item_id, None) is not None:
+            self._created[row], self._until[row], self._known[row] = -np.inf, np.inf, False
+            self._category[row] = self._creator[row] = 0
+            self.content_version += 1
         return row
 
     def set_counts(self, item_id: str, fields: Mapping[str, int], now: float) -> int:
@@ -150,9 +172,10 @@ class ItemTable:
         return self.near.of(rows).among(self.known)
 
     def sums(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
-        """float64 (rows, kinds, half-lives): decayed counts at `now`."""
+        """float64 (rows, kinds, half-lives): decayed counts at `now`; an item that has changed since has them as of then."""
         index = np.arange(len(self)) if rows is None else rows
-        return np.asarray(self._sums[index] * np.exp2((self._since[index] - now)[:, None, None] / counts.HALF_LIVES))
+        passed = np.maximum(now - self._since[index], 0.0)
+        return np.asarray(self._sums[index] * np.exp2(-passed[:, None, None] / counts.HALF_LIVES))
 
     def popularity(self, now: float) -> np.ndarray:
         """float64 (n,): clicks, likes, shares and comments, decayed with a half-life of one day."""
@@ -166,7 +189,7 @@ class ItemTable:
         """
         index = np.arange(len(self)) if rows is None else rows
         n = len(self)
-        week = self._sums[:n, :, 2] * np.exp2((self._since[:n] - now) / counts.HALF_LIVES[2])[:, None]
+        week = self._sums[:n, :, 2] * np.exp2(-np.maximum(now - self._since[:n], 0.0) / counts.HALF_LIVES[2])[:, None]
         positives = week[:, POSITIVE_KINDS].sum(axis=1)
         shown, viewed = week[:, counts.KIND_INDEX["impression"]], week[:, counts.KIND_INDEX["view"]]
         sums = self.sums(now, index)

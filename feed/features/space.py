@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from feed.catalogue import Item
 from feed.errors import BadModel
+from feed.events import MOST_ATTRIBUTES
 from feed.features import items as item_features
 from feed.features import user as user_features
 from feed.features.frozen import BAGS, ItemFeatures, UserFeatures, freeze_user
@@ -232,11 +233,14 @@ def _attributes(profiles: Sequence[Mapping[str, Any]], named: Sequence[str]) -> 
     """Further columns: (categorical ones, numeric ones), by name; a column with any text or whole number is categorical."""
     categorical: set[str] = set()
     numeric: set[str] = set()
+    found: Counter[str] = Counter()
     for profile in profiles:
         for name, value in profile.items():
             if name not in named:
+                found[name] += 1
                 (numeric if isinstance(value, float) else categorical).add(name)
-    return tuple(sorted(categorical)), tuple(sorted(numeric - categorical))
+    kept = set(sorted(found, key=lambda name: (-found[name], name))[:MOST_ATTRIBUTES])
+    return tuple(sorted(categorical & kept)), tuple(sorted((numeric - categorical) & kept))
 
 
 def _vocabulary(tokens: Iterable[str | None]) -> tuple[str, ...]:
@@ -253,8 +257,10 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
-def _hour(hour: int | None) -> tuple[float, float]:
-    return (0.0, 0.0) if hour is None else (float(np.sin(hour * HOUR_ANGLE)), float(np.cos(hour * HOUR_ANGLE)))
+def _hour(hour: object) -> tuple[float, float]:
+    if not isinstance(hour, int | float):
+        return 0.0, 0.0
+    return float(np.sin(hour * HOUR_ANGLE)), float(np.cos(hour * HOUR_ANGLE))
 
 
 def _bag(

@@ -4,17 +4,22 @@ A user's state is one JSON value, `{"user_id": ..., feature name: that feature's
 readable (counts, shares, hours); `feed.features.space` turns them into model inputs.
 """
 
+import base64
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, ClassVar
 
 from feed.catalogue import Item, User
-from feed.events import ENGAGEMENTS, POSITIVES, Engagement, Event, View, kind
+from feed.events import ENGAGEMENTS, POSITIVES, Engagement, Event, Hide, View, kind
+from feed.features import bloom
 
 UserState = dict[str, Any]
 
 SEEN = 1000  # consumed items remembered: "unique items" is exact, and nothing is shown again, up to here
+HIDDEN = 256  # hidden items remembered by their ids; older ones stay hidden by a Bloom filter
 RECENT = 50
+EVENTS_KNOWN = 64  # ids of a user's newest events that are remembered: one that comes again within so many counts once
 PROFILE = ("platform", "country", "age_group", "gender")
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -65,6 +70,30 @@ class Counts(UserFeature):
         return (total, part.get("impression", 0), *(n / total if total else 0.0 for n in counts))
 
 
+class EventIds(UserFeature):
+    """The ids of the user's newest `EVENTS_KNOWN` events, oldest first, each as 48 bits of its hash in 8 characters.
+
+    A new event is taken for one of them by chance with probability EVENTS_KNOWN / 2^48, about 2 in 10^13.
+    """
+
+    name = "event_ids"
+
+    def start(self) -> list[str]:
+        """No events."""
+        return []
+
+    def update(self, part: list[str], event: Event, items: Mapping[str, Item]) -> list[str]:
+        """Remember the event."""
+        part.append(self.token(event))
+        del part[:-EVENTS_KNOWN]
+        return part
+
+    @staticmethod
+    def token(event: Event) -> str:
+        """What is remembered of the event's id."""
+        return base64.b64encode(blake2b(event.event_id.encode(), digest_size=6).digest()).decode()
+
+
 class Dwell(UserFeature):
     """Average dwell of the views that carry one, seconds."""
 
@@ -107,6 +136,29 @@ class Seen(UserFeature):
     def numeric(self, part: list[str], now: float) -> Sequence[float]:
         """How many; exact up to `SEEN`."""
         return (len(part),)
+
+
+class Hidden(UserFeature):
+    """The items hidden, for ever: `ids`, the last `HIDDEN`, oldest first; `older`, a Bloom filter (base64) of those before.
+
+    What was hidden never comes back, whatever else is consumed or hidden. Bound: `HIDDEN` ids, and 21,848 bytes once there are
+    more. At n older ones a share of (1 - exp(-7 n / 131,072))^7 of everything else is kept away as well: 0.2 % at 10,000
+    (`feed.features.bloom`).
+    """
+
+    name = "hidden"
+
+    def start(self) -> dict[str, Any]:
+        """Nothing hidden."""
+        return {"ids": []}
+
+    def update(self, part: dict[str, Any], event: Event, items: Mapping[str, Item]) -> dict[str, Any]:
+        """Remember an item that is hidden for the first time; the oldest id gives way to it."""
+        if isinstance(event, Hide) and event.item_id not in part["ids"]:
+            part["ids"].append(event.item_id)
+            if len(part["ids"]) > HIDDEN:
+                part["older"] = bloom.added(part.get("older", ""), part["ids"].pop(0))
+        return part
 
 
 class Recent(UserFeature):
@@ -267,7 +319,7 @@ CATEGORIES = Affinity("categories", 24)
 AFFINITIES = (CATEGORIES, Affinity("creators", 24), Affinity("tags", 32))
 LATELY = (Lately("lately_categories", "categories", 24), Lately("lately_tags", "tags", 32))
 USER_FEATURES: tuple[UserFeature, ...] = (
-    Counts(), Dwell(), Last(), LastContext(), *AFFINITIES, *LATELY, Recent(), Seen(),
+    Counts(), Dwell(), Last(), LastContext(), *AFFINITIES, *LATELY, Recent(), Seen(), Hidden(), EventIds(),
 )  # fmt: skip
 NUMERIC = tuple(name for feature in USER_FEATURES for name in feature.values)
 
@@ -277,8 +329,13 @@ def new_user(user_id: str) -> UserState:
     return {"user_id": user_id, "profile": {}, **{feature.name: feature.start() for feature in USER_FEATURES}}
 
 
+def is_repeat(state: UserState, event: Event) -> bool:
+    """Whether the user's newest events have this one already: then it counts nowhere a second time."""
+    return EventIds.token(event) in state[EventIds.name]
+
+
 def update_user(state: UserState, event: Event, items: Mapping[str, Item]) -> None:
-    """Fold one event of this user into `state`, in place."""
+    """Fold one event of this user, which is no repeat, into `state`, in place."""
     for feature in USER_FEATURES:
         state[feature.name] = feature.update(state[feature.name], event, items)
 
@@ -286,7 +343,7 @@ def update_user(state: UserState, event: Event, items: Mapping[str, Item]) -> No
 def update_profile(state: UserState, user: User) -> None:
     """Take over what is known of the user at creation, in place."""
     known = {name: getattr(user, name) for name in PROFILE}
-    state["profile"] = {name: value for name, value in known.items() if value is not None} | user.attributes
+    state["profile"] = user.attributes | {name: value for name, value in known.items() if value is not None}
 
 
 def numeric_values(state: UserState, now: float) -> list[float]:
@@ -295,6 +352,12 @@ def numeric_values(state: UserState, now: float) -> list[float]:
 
 
 def consumed(state: UserState) -> Collection[str]:
-    """The items this user has viewed, clicked, liked, shared, commented on or hidden, as far back as is remembered."""
-    seen: list[str] = state["seen"]
-    return seen
+    """The items this user has viewed, clicked, liked, shared, commented on or hidden, as far back as ids are remembered."""
+    seen, hidden = state["seen"], state["hidden"]["ids"]
+    return {*seen, *hidden} if hidden else seen
+
+
+def hidden_before(state: UserState) -> str | None:
+    """What this user had hidden before the ids in `consumed`: a filter of `feed.features.bloom`; None if there is no more."""
+    older: str | None = state["hidden"].get("older")
+    return older

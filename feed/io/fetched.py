@@ -1,7 +1,7 @@
 """What a fetch of one partition brought, before a client hands out its records: the same for kafka-python and aiokafka.
 
 Both clients end with an exception at a batch that they cannot unpack, and come back to it for ever. Here one record stands in
-its place, whose value (`wire.Lost`) says why; it becomes a dead letter like any record that cannot be used.
+its place, whose value (`wire.Corrupt`) says why; it becomes a dead letter like any record that cannot be used.
 
 The broker says which transactions were aborted. The embedded one does not, though it holds back what is undecided: there they
 are found by their markers, as long as a marker is fetched together with its records.
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from feed.wire import Lost
+from feed.wire import Corrupt
 
 log = structlog.get_logger()
 
@@ -97,14 +97,14 @@ class _Batch:
             "and look at the producer's compression or at the broker's disk"
         )
         log.error("broken batch", partition=self._place, first=first, last=last, reason=reason)
-        return [_Stand(last, Lost(reason))]
+        return [_Stand(last, Corrupt(reason))]
 
 
 class _Stand(NamedTuple):
     """The record in the place of a broken batch, as both clients read records."""
 
     offset: int
-    value: Lost
+    value: Corrupt
     key: None = None
     headers: tuple[()] = ()
     timestamp: int = -1

@@ -7,7 +7,7 @@ as its servers alone where nothing is encrypted and nobody signs in. Everything 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -34,17 +34,19 @@ QUIET_SECONDS = 1.0  # a topic is read to its end when its end was reached and n
 STILL_SECONDS = 0.5  # a fetch that has not got on for this long will not get on
 ANSWER_SECONDS = 5.0  # a broker that has not answered by then is away
 _FOREVER_MS = 2**31 - 1
+_HUNDRED_YEARS_MS = 36_500 * 86_400_000  # the broker adds it to the time: the largest number would overflow there
 _VIEW_MS = 5_000
 
 
 class Record(NamedTuple):
-    """One record of a topic."""
+    """One record of a topic; `timestamp`: when it was sent, by the sender's clock (milliseconds since 1970)."""
 
     topic: str
     partition: int
     offset: int
     key: bytes | None
     value: bytes | None
+    timestamp: int = 0
 
 
 def wait_for_broker(broker: Broker | str) -> None:
@@ -126,14 +128,25 @@ class Sender:
         with self._change:
             return dict(self._next)
 
-    def send(self, topic: Topic, key: str, message: Struct, partition: int | None = None) -> None:
+    def send(
+        self,
+        topic: Topic,
+        key: str,
+        message: Struct,
+        partition: int | None = None,
+        acknowledged: Callable[[int], None] | None = None,
+    ) -> None:
         """Send `message`, to `key`'s own partition if none is given. Blocks and raises as `send_raw`."""
         if partition is None:
             partition = partition_of(key, self._count(topic.name))
-        self.send_raw(topic.name, partition, key.encode(), encode(message))
+        self.send_raw(topic.name, partition, key.encode(), encode(message), acknowledged)
 
-    def send_raw(self, topic: str, partition: int, key: bytes, value: bytes) -> None:
-        """Send bytes; blocks while too many messages wait for their acknowledgement.
+    def send_raw(
+        self, topic: str, partition: int, key: bytes, value: bytes | None, acknowledged: Callable[[int], None] | None = None
+    ) -> None:
+        """Send bytes, None to delete what the key names; blocks while too many messages wait for their acknowledgement.
+
+        `acknowledged` is called with the message's offset, in another thread (-1 if the broker had it already).
 
         Raises `FeedError` if this message cannot be sent, or if the broker has refused earlier ones since this was last said.
         """
@@ -149,6 +162,8 @@ class Sender:
             with self._change:
                 self._sent -= 1
             raise FeedError(f"not sent to {topic}/{partition} at {self._servers}, key {key!r}: {error}") from error
+        if acknowledged is not None:
+            future.add_callback(lambda metadata: acknowledged(metadata.offset))
         future.add_callback(self._on_ack)
         future.add_errback(self._on_failure)
 
@@ -252,7 +267,7 @@ def read_topic(broker: Broker | str, topic: Topic) -> Iterator[Record]:
             found = consumer.poll(200, max_records=10_000)
             for records in found.values():
                 for r in records:
-                    yield Record(r.topic, r.partition, r.offset, r.key, r.value)
+                    yield Record(r.topic, r.partition, r.offset, r.key, r.value, r.timestamp)
             # the embedded broker names an end up to one batch too early, so the end alone is not the end
             if found or any(consumer.position(place) < end for place, end in ends.items()):
                 quiet_since = None
@@ -277,7 +292,7 @@ def follow_topic(broker: Broker | str, topic: Topic, offset: int, seconds: float
         while True:
             found = consumer.poll(int(seconds * 1000), max_records=1_000).get(place, [])
             for r in found:
-                yield Record(r.topic, r.partition, r.offset, r.key, r.value)
+                yield Record(r.topic, r.partition, r.offset, r.key, r.value, r.timestamp)
             if not found:
                 yield None
     finally:
@@ -446,6 +461,8 @@ def _create(admin: KafkaAdminClient, topic: Topic, partitions: int) -> None:
     settings: dict[str, Any] = {"num_partitions": partitions, "replication_factor": -1}  # as the broker has it set
     configs = {
         "cleanup.policy": "compact" if topic.compacted else None,
+        # a state that is computed anew must still be told what was deleted
+        "delete.retention.ms": str(_HUNDRED_YEARS_MS) if topic.compacted else None,
         "retention.ms": None if topic.days is None else str(topic.days * 86_400_000),
         "max.message.bytes": None if topic.bytes is None else str(topic.bytes),
     }

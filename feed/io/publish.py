@@ -1,14 +1,14 @@
 """A log through the topics: users and items, then, once these are in everybody's features, the events in time order.
 
-What is already in the topic is not sent again, so a log that was stopped half-way goes on where it was.
+What is already in the topic is not sent again, so a log that was stopped half-way goes on where it was. At the end, what has
+arrived in the features is held against what was published (`feed.io.arrived`).
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import redis
@@ -17,9 +17,10 @@ import structlog
 from feed import wire
 from feed.address import Broker
 from feed.dataset import WORLD_FILE, Dataset, events_of, items_of, users_of
-from feed.errors import BadData, FeedError
+from feed.errors import BadData, FeedError, Unreadable
 from feed.events import Event
-from feed.io import kafka
+from feed.io import arrived, kafka
+from feed.io.letters import Letters, read_letters
 from feed.io.redis import FeatureStore, claim_catalogue
 
 log = structlog.get_logger()
@@ -71,17 +72,39 @@ def publish_log(
 ) -> Published:
     """Publish `dataset`; `progress(done, total)` hears of events acknowledged, those of earlier calls included.
 
-    `speed`: seconds of the log per second, 0: as fast as possible. Needs the features agent. Raises `OtherCatalogue` if the
-    system holds another world or log, `FeedError` if nothing takes in the catalogue. `KeyboardInterrupt` goes through after
-    what was sent is acknowledged.
+    `speed`: seconds of the log per second, 0: as fast as possible. Needs the features agent, and returns when the features
+    contain everything. Raises `OtherCatalogue` if the system holds another world or log, `NotArrived` if something of it does
+    not count, `FeedError` if nothing takes it in. `KeyboardInterrupt` goes through after what was sent is acknowledged.
     """
+    events = list(events_of(dataset))
     claim_catalogue(client, description)
+    store, letters = FeatureStore(client), read_letters(broker)
+    done = _publish(broker, store, topic_ids, dataset, events, letters, speed, progress)
+    log.info("published; waiting for the features to get there", users=done.users, items=done.items, events=done.events)
+    wait_for_features(store, topic_ids, done.positions)
+    arrived.wait_for_letters(client, store, topic_ids, done.positions)
+    arrived.require_used(dataset, read_letters(broker).since(letters))
+    return done
+
+
+def _publish(
+    broker: Broker | str,
+    store: FeatureStore,
+    topic_ids: Mapping[str, str],
+    dataset: Dataset,
+    events: Sequence[Event],
+    letters: Letters,
+    speed: float,
+    progress: Progress,
+) -> Published:
     with kafka.Sender(broker) as sender:
         described = publish_catalogue(sender, dataset)
-        wait_for_features(FeatureStore(client), topic_ids, sender.positions())
-        there, positions = _published(broker)
-        events = list(events_of(dataset))
-        left = [event for event in events if event.event_id not in there]
+        ends = sender.positions()
+        arrived.require_catalogue(
+            store, dataset, lambda: wait_for_features(store, topic_ids, ends), lambda: read_letters(broker).since(letters)
+        )
+        there, positions = _published(broker, letters)
+        left = [event for event in events if (event.user_id, event.event_id) not in there]
         before = len(events) - len(left)
         if before:
             log.info("going on where an earlier run stopped", events=before)
@@ -157,18 +180,15 @@ def wait_for_features(store: FeatureStore, topic_ids: Mapping[str, str], targets
         time.sleep(0.2)
 
 
-class _Named(msgspec.Struct):
-    event_id: Any
-
-
-def _published(broker: Broker | str) -> tuple[Collection[str], dict[tuple[str, int], int]]:
-    """The ids of the events in the topic, and where its partitions end."""
+def _published(broker: Broker | str, letters: Letters) -> tuple[Collection[tuple[str, str]], dict[tuple[str, int], int]]:
+    """User and id of the events in the topic that count, and where its partitions end."""
     ids, ends = set(), {}
-    named = msgspec.json.Decoder(_Named)
     for record in kafka.read_topic(broker, wire.INTERACTIONS):
         ends[record.topic, record.partition] = record.offset + 1
-        try:
-            ids.add(str(named.decode(record.value or b"").event_id))
-        except msgspec.DecodeError:
-            continue  # a dead letter
+        if letters.of(record) is None:
+            try:
+                event = wire.decode_event(record.value)
+            except Unreadable:
+                continue
+            ids.add((event.user_id, event.event_id))
     return ids, ends

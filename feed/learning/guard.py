@@ -67,11 +67,15 @@ class Guard(Struct):
             self.norm.add(norm)
             self.refused = 0
             return None
+        self.refuse(why)
+        return why
+
+    def refuse(self, why: str) -> None:
+        """One more step that must not be taken, or could not."""
         self.refused += 1
         self.refused_ever += 1
         if self.refused >= PATIENCE:
             self.held = f"{self.refused} steps refused in a row, the last because {why}"
-        return why
 
     def _why(self, loss: float, norm: float) -> str | None:
         if not math.isfinite(loss):

@@ -20,21 +20,25 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+import structlog
 import torch
 from msgspec import Struct, field
 from torch import Tensor
 
-from feed.examples import Example, RaiseRate, Record, Restart, is_new
+from feed.errors import last_line
+from feed.examples import Example, RaiseRate, Record, Restart, SetAside, is_new
 from feed.features import FeatureSpace
 from feed.learning.growth import Entered, Growth, changes
 from feed.learning.guard import Guard
-from feed.learning.loss import join, loss, prepare, viewed
+from feed.learning.loss import Prepared, join, loss, prepare, viewed
 from feed.learning.memory import Catalogue, Reservoir
 from feed.learning.optimiser import RowAdam
 from feed.models.examination import Examination
 from feed.models.heads import Heads
 from feed.models.snapshot import Snapshot
 from feed.models.two_tower import SPREAD, SPREAD_OF, TwoTower
+
+log = structlog.get_logger()
 
 STEP = 64  # new examples a step, and as many replayed
 SAMPLED = 64  # items drawn a step
@@ -111,7 +115,7 @@ class Learner:
     """Learns from records taken in the order of their offsets.
 
     `load` gives the version a `Restart` names, or another that is to be begun from instead. Attributes to read:
-    `progress`, `space`, `weights.average`, `heads` and `examination` (what is published).
+    `progress`, `space`, `weights.average`, `heads` and `examination` (what is published), and `set_aside`.
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class Learner:
         growth: Growth | None = None,
     ) -> None:
         self.weights, self.space, self.progress, self._load = weights, space, progress, load
+        self.set_aside = SetAside()
         self.heads = heads or {}  # those of the version begun from, as they are
         self._examination = examination  # as well
         self.reservoir = Reservoir(progress.seed) if reservoir is None else reservoir
@@ -209,16 +214,36 @@ class Learner:
     def _step(self) -> Step | None:
         p = self.progress
         new, self.pending = self.pending, []
-        step = None if p.guard.held else self._descend(new)
+        step = None if p.guard.held else self._try_to_descend(new)
         for example in new:
             self.reservoir.offer(example)
         p.raised_for = max(0, p.raised_for - STEP)
         return step
 
-    def _descend(self, new: list[Example]) -> Step:
+    def _try_to_descend(self, new: list[Example]) -> Step | None:
+        """As `_descend`, of the examples that can be read, which are all that stays in `new`; a step that fails is refused."""
+        fresh = []
+        for example in list(new):
+            try:
+                fresh.append(prepare(example, self.space, self.examination))
+            except Exception as error:
+                self.set_aside.example(example, error)
+                new.remove(example)
+        if not fresh:
+            return None
+        try:
+            return self._descend(new, fresh)
+        except Exception as error:
+            why = f"it failed, which is a programming error: {last_line(error)}"
+            log.error("a step failed", step=self.progress.steps, exc_info=error)
+            self.weights.optimiser.skip()
+            self.progress.guard.refuse(why)
+            self.progress.steps += 1
+            return Step(math.nan, math.nan, math.nan, why)
+
+    def _descend(self, new: list[Example], fresh: list[Prepared]) -> Step:
         p = self.progress
         rng = np.random.default_rng([p.seed, 2, p.steps])
-        fresh = [prepare(example, self.space, self.examination) for example in new]
         sampled = self.catalogue.draw(SAMPLED, rng)
         with torch.no_grad():
             fresh_loss = float(loss(self.weights.average, join(fresh, sampled, self.space)))

@@ -57,7 +57,7 @@ def decode_alert(value: bytes | None) -> Alert:
     try:
         alert: Alert = _alert.decode(value or b"")
         return alert
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(f"not a valid alert: {error}") from error
 
 

@@ -16,9 +16,10 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 class Quality:
     """Figures of one full ranking.
 
-    `users`, `users_with_feeds`, `rankings` (pairs of user and item) and `items` (the catalogue) are counts; `user_coverage`,
-    `item_coverage`, `diversity` and `gini` lie in [0, 1]; `items_per_feed` is over users with a feed; `scores` are the
-    quantiles named in `QUANTILES`, NaN without any ranking.
+    `users`, `users_with_feeds`, `rankings` (pairs of user and item), `items` (those that could be ranked) and `missing` (those
+    that the catalogue describes beside them) are counts; `user_coverage`, `item_coverage` (of both), `diversity` and `gini` lie
+    in [0, 1]; `items_per_feed` is over users with a feed; `scores` are the quantiles named in `QUANTILES`, NaN without any
+    ranking.
     """
 
     users: int
@@ -31,19 +32,21 @@ class Quality:
     diversity: float
     gini: float
     scores: tuple[float, ...]
+    missing: int = 0
 
 
-def measure(rows: np.ndarray, scores: np.ndarray, category: np.ndarray, known: np.ndarray) -> Quality:
+def measure(rows: np.ndarray, scores: np.ndarray, category: np.ndarray, known: np.ndarray, missing: int = 0) -> Quality:
     """The quality of a ranking.
 
     `rows` int64 (users, k): rows of the item table, padded with -1; `scores` float64 (users, k); `category` int64 (items,):
-    codes, 0 = none; `known` bool (items,): the catalogue (rows that were only mentioned in events are not part of it).
-    Item coverage is the share of the catalogue that stands in at least one feed (Ge et al. 2010, "Beyond Accuracy").
+    codes, 0 = none; `known` bool (items,): the catalogue (rows that were only mentioned in events are not part of it);
+    `missing`: items of the catalogue that are no rows. Item coverage is the share of the catalogue that stands in at least one
+    feed (Ge et al. 2010, "Beyond Accuracy").
     """
     there = rows >= 0
     per_user = there.sum(axis=1)
     with_feeds = int((per_user > 0).sum())
-    exposure = np.bincount(rows[there], minlength=len(known))[known]
+    exposure = np.concatenate([np.bincount(rows[there], minlength=len(known))[known], np.zeros(missing, np.int64)])
     values = scores[there]
     return Quality(
         users=len(rows),
@@ -55,6 +58,7 @@ def measure(rows: np.ndarray, scores: np.ndarray, category: np.ndarray, known: n
         items_per_feed=float(there.sum() / max(with_feeds, 1)),
         diversity=diversity(np.where(there, category[rows], -1) if len(category) else rows),
         gini=gini(exposure),
+        missing=missing,
         scores=tuple(np.quantile(values, QUANTILES).tolist()) if len(values) else (float("nan"),) * len(QUANTILES),
     )
 

@@ -17,7 +17,7 @@ from feed.registry import Champion, Registry
 
 log = structlog.get_logger()
 
-PAUSE_SECONDS = 0.5  # between refreshes, so that a published item is rankable within a second
+PAUSE_SECONDS = 0.3  # between refreshes, so that a published item is rankable within a second, and an expired one gone
 SHARE = 0.3  # of the time that refreshes may take when many items change
 
 
@@ -43,8 +43,10 @@ class Live:
         self._ranker: Ranker | None = None
         self._refused: Champion | None = None
         self._unreadable = ""
-        self._filled = False
         self._due = -1.0
+        self._refreshed: float | None = None
+        self._latest = 0.0
+        self._shown = np.zeros(0, np.bool_)  # by rows of the table: what was showable when `expired` was called last
         self._changing = threading.Lock()  # held by whoever reads the whole table or writes into it
 
     @property
@@ -57,6 +59,11 @@ class Live:
         """The generation that ranks; 0 as long as there has been no champion."""
         return 0 if self._ranker is None else self._ranker.generation
 
+    @property
+    def refresh_age(self) -> float | None:
+        """Seconds since the catalogue was last brought up to date; None as long as it has not been read."""
+        return None if self._refreshed is None else self._clock() - self._refreshed
+
     def refresh(self) -> None:
         """Take over changed items, and a new champion; does nothing if the last refresh was a moment ago."""
         with self._changing:
@@ -64,12 +71,12 @@ class Live:
             if start < self._due:
                 return
             rows = self._changed(self.table)
-            self._filled = True
+            self._refreshed = start
             before = self._ranker
             if (champion := self._other_champion()) is not None:
                 self._take_over(champion)
             if before is not None and before is self._ranker and len(rows):
-                before.refresh(self._now())
+                before.refresh(self.now())
             end = self._clock()
             self._due = end + max(PAUSE_SECONDS, (end - start) * (1 - SHARE) / SHARE)
 
@@ -79,7 +86,7 @@ class Live:
         Looking costs one small file and no lock, so it may be done many times a second, however slow refreshes are; taking
         over waits for the refresh at hand.
         """
-        if self._filled and self._other_champion() is not None:
+        if self._refreshed is not None and self._other_champion() is not None:
             with self._changing:
                 if (champion := self._other_champion()) is not None:
                     self._take_over(champion)
@@ -94,7 +101,25 @@ class Live:
             )
         if ranker is None:
             raise NoChampion("no champion yet: train one with `python offline/bootstrap.py` (or `python offline/seed.py`)")
-        return ranker.rank(states, self._now())
+        return ranker.rank(states, self.now())
+
+    def now(self) -> float:
+        """Event time, seconds since 1970. It never goes back: where Redis has lost its clock, nothing dated would exist."""
+        self._latest = max(self._latest, self._now())
+        return self._latest
+
+    def showable(self, item_id: str) -> bool:
+        """Whether the item may be shown, by the catalogue and the time as they were read last."""
+        item = self.table.by_id.get(item_id)
+        return item is not None and item.showable(self._latest)
+
+    def expired(self) -> set[str]:
+        """Items that were showable when this was called last and are no more, by their times alone: described and available."""
+        with self._changing:
+            table, shown = self.table, self._shown
+            self._shown = table.showable(self.now())
+            offered = table.known & (table.until > -np.inf)
+            return {table.ids[row] for row in np.flatnonzero(shown & ~self._shown[: len(shown)] & offered[: len(shown)])}
 
     def _other_champion(self) -> Champion | None:
         """The champion, if neither the ranker at hand is of it nor it was refused; a registry that is broken is said once."""
@@ -116,7 +141,7 @@ class Live:
     def _take_over(self, champion: Champion) -> None:
         """Rank with this champion, complete before it is used; if it cannot be loaded, the ranker at hand goes on."""
         try:
-            self._ranker = load(champion, self.table, self._policy, self._now())
+            self._ranker = load(champion, self.table, self._policy, self.now())
             by = self._ranker.ranked_by
             log.info("ranking with a new champion", version=champion.version, generation=champion.generation, ranked_by=by)
         except BadModel as error:

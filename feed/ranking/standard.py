@@ -47,11 +47,7 @@ def candidates(snapshot: Snapshot, index: Index, states: Sequence[UserState], no
     over the tasks of the objective that this version has heads for; if there is none, the logit stands for the sum.
     """
     rows = sources.catalogue(index)
-    eligible = (
-        filters.described(index, rows)
-        & filters.created(index, rows, now)
-        & filters.not_consumed(index, rows, states)
-    )  # fmt: skip
+    eligible = filters.showable(index, rows, now) & filters.not_consumed(index, rows, states)
     users, near = scorers.user_vectors(snapshot, states, now), [index.table.nearby(state) for state in states]
     logits, popularity = scorers.logits(users, index.vectors, near)[:, rows], scorers.popularity(index, rows)
     objective = policy.objective.among(snapshot.heads)

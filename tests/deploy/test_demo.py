@@ -28,13 +28,15 @@ def top(*categories: str) -> list[Item]:
     return [Item(item_id=k, category=category) for k, category in enumerate(categories)]
 
 
+FRESH = {"requests": 90, "p50": 0.0, "p95": 1.2, "older_than_5_s": 0.01}
+LATE = {"requests": 90, "p50": 0.4, "p95": 31.2, "older_than_5_s": 0.41}
 LIKED = Outcome("art", before=top("news", "art"), after=top("art", "art"), twin=top("news", "art"))
 NOT_LIKED = Outcome("art", before=top("news", "art"), after=top("news", "art"), twin=top("news", "art"))
 
 
 def span(start: float, learned: float, popular: float) -> dict[str, object]:
     """Of the best possible click-through in ten seconds."""
-    return {"from": start, "learned": [10, learned, 1.0], "popular": [10, popular, 1.0]}
+    return {"from": start, "learned": [10, learned, 1.0], "popular": [10, popular, 1.0], "feed_age": FRESH}
 
 
 SPANS = [span(10.0 * k, learned, 0.25) for k, learned in enumerate((0.6, 0.8, 0.1, 0.3, 0.5, 0.9))]
@@ -47,10 +49,13 @@ def said(monkeypatch) -> io.StringIO:
     return shown
 
 
-def conclude(arms=AHEAD, happened=HAPPENED, outcome=LIKED, seconds=60.0, spans=SPANS) -> None:
+def conclude(arms=AHEAD, happened=HAPPENED, outcome=LIKED, seconds=60.0, spans=SPANS, late=0) -> None:
+    """`late`: in so many spans, the first ones, the feeds lagged."""
+    spans = [*({**span, "feed_age": LATE} for span in spans[:late]), *spans[late:]]
     watch = Watch(Settings(), Console(file=io.StringIO()))
     watch.happened = list(happened)
-    demo.conclude({"arms": arms, "timeline": spans, "began": BEGAN, "seconds": seconds}, watch, outcome, DRIFT_AT)
+    report = {"arms": arms, "timeline": spans, "began": BEGAN, "seconds": seconds, "feed_age": LATE if late else FRESH}
+    demo.conclude(report, watch, outcome, DRIFT_AT)
 
 
 def missed(**run) -> list[str]:
@@ -65,6 +70,7 @@ def test_a_run_that_showed_everything_ends_well_with_its_figures(said):
     assert "before the drift 70.0% (popular 25.0%); the 20 s after it 20.0% (popular 25.0%); the last 20 s 70.0%" in text
     assert "1 trials, 1 ended, the longest with the evidence of 1,000 requests; 1 drift alerts" in text
     assert "art in the top 10: 50% before, 100% after the likes; twin 50%" in text
+    assert "lag" not in text
 
 
 def test_a_promotion_is_a_trial_that_ended_too(said):
@@ -91,6 +97,20 @@ def test_the_last_20_s_leave_out_a_span_that_was_cut_short(said):
 def test_a_run_that_missed_one_thing_says_which_and_what_to_change(said, run, says):
     assert missed(**run) == [says]
     assert "share of the best possible click-through" in said.getvalue()  # the figures are shown all the same
+
+
+def test_a_run_with_late_feeds_says_that_its_figures_are_not_the_models(said):
+    conclude(late=2)
+    text = said.getvalue()
+    assert "feeds lagged in 2 of 6 lines of the timeline: 41% of all requests saw a feed" in text
+    assert "p50 0.4 s, p95 31.2 s" in text
+    assert "lower --rate" in text
+
+
+def test_what_a_run_with_late_feeds_missed_is_not_blamed_on_the_model(said):
+    [missing] = missed(arms=BEHIND, late=1)
+    assert missing == "the learned arm is not ahead of the popular one. But the feeds lagged, as said above"
+    assert "feeds lagged in 1 of 6 lines" in said.getvalue()
 
 
 def test_a_run_that_missed_everything_names_all_of_it(said):

@@ -24,8 +24,8 @@ def test_every_kind_of_ledger_line_is_told_with_its_reason():
 
 def test_the_timeline_puts_what_happened_beside_the_ten_seconds_in_which_it_did():
     spans = [
-        {"from": 0.0, "learned": [3, 1.0, 2.0], "popular": [1, 0.3, 1.0]},
-        {"from": 10.0, "learned": [3, 0.5, 2.0], "popular": [0, 0.0, 0.0]},
+        {"from": 0.0, "learned": [3, 1.0, 2.0], "popular": [1, 0.3, 1.0], "feed_age": {"p95": 4.9}},
+        {"from": 10.0, "learned": [3, 0.5, 2.0], "popular": [0, 0.0, 0.0], "feed_age": {"p95": 12.3}},
     ]
     report = {"began": 1000.0, "timeline": spans}
     happened = [Happening(1003.0, "trial", "trial 1", {}), Happening(1012.0, "alert", "DRIFT ALERT", {})]
@@ -36,8 +36,10 @@ def test_the_timeline_puts_what_happened_beside_the_ten_seconds_in_which_it_did(
     assert "50.0%" in first
     assert "30.0%" in first
     assert "trial 1" in first
+    assert "lag" not in first
     assert "25.0%" in second
-    assert story.DRIFT in second
+    assert "feeds lag: p95 12 s" in second
+    assert story.DRIFT in shown.getvalue()
     assert story.share_of_best(spans, "learned") == pytest.approx(1.5 / 4.0)
 
 

@@ -69,7 +69,7 @@ def test_the_heartbeat_of_a_killed_process_is_not_taken_for_the_new_ones(tmp_pat
           build: .
           restart: unless-stopped
           command: [python, -c, "{beat}open(file, 'w'); {FOREVER}"]
-          healthcheck: {{test: [CMD, python, {ROOT / "deploy" / "health.py"}, agent]}}
+          healthcheck: {{test: [CMD, bash, {ROOT / "deploy" / "health.sh"}, agent]}}
         """
     running, said = system(tmp_path, services)
     with running:
@@ -229,8 +229,16 @@ def test_when_the_broker_dies_everything_starts_afresh(tmp_path):
     assert "removing" in said.getvalue()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_whatever_ends_the_program_ends_its_services(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "as_started"),
+    [
+        (signal.SIGINT, signal.SIG_DFL),
+        (signal.SIGINT, signal.SIG_IGN),  # by a script, in its background
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGKILL, signal.SIG_DFL),
+    ],
+)
+def test_whatever_ends_the_program_ends_its_services(tmp_path, number, as_started):
     if number == signal.SIGKILL and sys.platform != "linux":
         pytest.skip("needs Linux")
     (tmp_path / "docker-compose.yml").write_text(f"services:\n  worker: {{build: ., command: [python, -c, {FOREVER!r}]}}\n")
@@ -239,7 +247,13 @@ def test_whatever_ends_the_program_ends_its_services(tmp_path, number):
         "try:\n with LocalSystem(Path('state'), file=Path('docker-compose.yml').resolve()) as s: s.wait_ready(); s.wait()\n"
         "except KeyboardInterrupt: pass"
     )
-    child = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, as_started),
+    )
     assert child.stdout
     worker = next(int(line.split()[-1]) for line in child.stdout if "| pid" in line)
     child.send_signal(number)

@@ -19,7 +19,7 @@ from feed.features.near import COLUMNS, taken
 
 
 def engaged(item: str, name: str = "click", user: str = "1"):
-    return ENGAGEMENTS[name](event_id="e", user_id=user, item_id=item, occurred_at=utc(1.7e9))
+    return ENGAGEMENTS[name](event_id=f"{name}{item}", user_id=user, item_id=item, occurred_at=utc(1.7e9))
 
 
 def history(*items: str):

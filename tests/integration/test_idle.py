@@ -57,7 +57,13 @@ class System:
         start, self.sent = self.sent, self.sent + len(events)
         acknowledged = []
         batch = SimpleNamespace(
-            tp=PLACE, start=start, end=self.sent, records=records, stale=False, ack=lambda: acknowledged.append(True)
+            tp=PLACE,
+            start=start,
+            end=self.sent,
+            records=records,
+            stale=False,
+            again=False,
+            ack=lambda: acknowledged.append(True),
         )
         asyncio.run(self.agent.apply(batch))
         assert acknowledged

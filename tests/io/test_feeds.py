@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from feed.catalogue import Item
 from feed.events import utc
 from feed.io.feeds import FeedStore, order_scores
-from feed.io.redis import connect
+from feed.io.redis import Change, FeatureStore, connect
 from feed.ranking.arms import Policy
 from feed.ranking.standard import Ranker
 from feed.ranking.types import Feed, FeedItem
@@ -166,3 +167,103 @@ def test_ranked_feeds_come_back_as_they_were_and_say_how_they_came_to_be(client)
     assert (meta["generation"], meta["model_version"], meta["arm"]) == (3, "v7", ranked[7].arm)
     assert meta["position"] == {"topic_id": "L", "partition": 0, "offset": 7}
     assert meta["items"][0].keys() == {"item_id", "score", "propensity", "source"}
+
+
+def agree(client, user="42"):
+    """The sorted set and the meta say the same, and the order is strict."""
+    stored = client.zrevrange(f"feed:{user}", 0, -1, withscores=True)
+    feed = FeedStore(client).read(user)
+    assert [member.decode() for member, _ in stored] == [item.item_id for item in feed.items]
+    assert all(above > below for (_, above), (_, below) in pairwise(stored))
+    return [item.item_id for item in feed.items]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(feeds(), st.data())
+def test_items_are_taken_out_of_a_feed_and_all_else_stays_as_it_was(client, feed, data):
+    client.flushall()
+    store = FeedStore(client)
+    store.write([feed])
+    ids = [item.item_id for item in feed.items]
+    gone = data.draw(st.sets(st.sampled_from(ids) | IDS, max_size=30)) if ids else {"1"}
+    assert store.take_out(gone) == ({"42"} if gone & set(ids) else set())
+    assert agree(client) == [item_id for item_id in ids if item_id not in gone]
+    left = store.read("42")
+    assert left.items == tuple(item for item in feed.items if item.item_id not in gone)
+    assert (left.generation, left.position, left.request_id) == (feed.generation, feed.position, feed.request_id)
+
+
+NASTY = ('"},{"item_id":"b","score":1', "}", '{"item_id":"b",', "\\", '\\"', "/", "\x7f", "\n", "b}", "%d", "a,b", "[", "日本")
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_an_item_with_any_name_is_taken_out_and_no_other(client, name):
+    store = FeedStore(client)
+    store.write([made(items_of("a", name, "b", "c"))])
+    assert store.take_out(["c"]) == {"42"}
+    assert agree(client) == ["a", name, "b"]
+    assert store.take_out([name]) == {"42"}
+    assert agree(client) == ["a", "b"]
+    assert store.take_out(["a", "b"]) == {"42"}
+    assert agree(client) == []
+
+
+@pytest.mark.parametrize("many", [1, 500])
+def test_items_are_taken_out_of_the_feeds_of_all_who_have_them(client, many):
+    store = FeedStore(client)
+    everybody = [f"{u}" for u in range(2500)] + ["a b", "日本", ":", "meta"]
+    store.write([made(items_of(*(("gone",) if n % 3 else ()), "x", "y"), user) for n, user in enumerate(everybody)])
+    had = {user for n, user in enumerate(everybody) if n % 3}
+    assert store.take_out(["gone", *(f"other-{k}" for k in range(many - 1))]) == had
+    assert store.items() == {"x", "y"}
+    assert {agree(client, user)[0] for user in everybody[:10] + everybody[-4:]} == {"x"}
+
+
+def test_taking_out_neither_replaces_a_newer_feed_nor_lets_an_older_one_return(client):
+    store = FeedStore(client)
+    older, newer = (made(items_of("gone", str(at)), generation=5, at=position(at)) for at in (10, 11))
+    store.write([newer])
+    store.take_out(["gone"])
+    assert store.write([older]) == 0
+    assert agree(client) == ["11"]
+    assert store.read("42").position == position(11)
+
+
+def catalogue(client, offset, **items):
+    assert FeatureStore(client).apply(Change(position(offset + 1, "C"), items=items), offset, "C", offset).done
+
+
+def test_a_feed_ranked_before_an_item_was_withdrawn_is_stored_without_it_whenever_it_comes(client):
+    store, feed = FeedStore(client), made(items_of("gone", "away", "there"), at=position(10))
+    catalogue(client, 0, gone=Item(item_id="gone"), away=Item(item_id="away"), there=Item(item_id="there"))
+    catalogue(client, 1, gone=None, away=Item(item_id="away", available=False))
+    assert store.write([feed]) == 1
+    assert agree(client) == ["there"]
+    catalogue(client, 2, gone=Item(item_id="gone"), away=Item(item_id="away"))  # again there
+    assert store.write([feed]) == 1
+    assert agree(client) == ["gone", "away", "there"]
+
+
+def test_a_feed_with_nothing_but_withdrawn_items_is_stored_as_an_empty_one(client):
+    catalogue(client, 0, gone=None)
+    FeedStore(client).write([made(items_of("gone"))])
+    assert agree(client) == []
+
+
+def test_who_is_erased_gets_no_feed_that_was_ranked_before_and_one_when_they_come_again(client):
+    features, store = FeatureStore(client), FeedStore(client)
+    feed = made(items_of("a"), at=position(10))
+    store.write([feed])
+    assert features.apply(Change(position(1, "U"), erased={"42": 1000}), 0, "I", 0).done
+    assert not client.exists("feed:42", "feed:42:meta")
+    assert store.write([feed]) == 0
+    assert not client.exists("feed:42", "feed:42:meta")
+    client.set("user:42", "{}")
+    assert store.write([feed]) == 1
+
+
+def test_erasing_whose_id_ends_in_meta_leaves_the_feed_of_another(client):
+    store = FeedStore(client)
+    store.write([made(items_of("a"))])
+    assert FeatureStore(client).apply(Change(position(1, "U"), erased={"42:meta": 1000}), 0, "I", 0).done
+    assert agree(client) == ["a"]

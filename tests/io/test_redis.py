@@ -2,18 +2,25 @@
 
 import random
 
+import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from feed import wire
+from feed.attribution import Marks, Pending, Window
 from feed.catalogue import Item
-from feed.errors import BadSetting, OtherCatalogue, OtherLog
+from feed.errors import BadSetting, Lost, OtherCatalogue, OtherLog
+from feed.events import utc
 from feed.features import counts, new_user
 from feed.features.near import LONGEST, Taken
+from feed.io import redis as module
 from feed.io.redis import (
+    TRANSIENT,
     TRIM_FIELDS,
     UNCATALOGUED_SECONDS,
     Change,
     FeatureStore,
+    FoldStore,
     Message,
     claim_catalogue,
     claim_topics,
@@ -57,6 +64,173 @@ def test_positions_of_other_partitions_and_topics_are_independent(client):
     assert store.apply(change(10), 0, "U", 0).done
     assert store.position("I", 0) == 10
     assert store.position("I", 1) == store.position("another", 0) == 0
+
+
+def filled(client, epoch: str = "") -> None:
+    """Users 1 and 2 of partition 0; items 7 and 8, of which 7 was taken after 8; something open of user 1."""
+    store, at = FeatureStore(client), Marks(1.7e9, 0, 0)
+    items = {i: Item(item_id=i, title="one") for i in "78"}
+    assert store.apply(Change(Position("C", 0, 2), items=items), 0, "C", 0, epoch).done
+    pending = {"1": Pending(closed=[("r", 1.7e9 + 60)])}
+    made = change(10, taken=[Taken("7", {"8": 1000})], pending=pending, marks=at, marks_before=Marks(), newest=1.7e9)
+    made.users["2"] = new_user("2")
+    made.messages.append(Message("t", 0, b"", b""))
+    assert store.apply(made, 0, "U", 0, epoch).done
+
+
+def test_a_change_is_applied_only_in_the_epoch_it_was_computed_in_and_not_while_that_begins(client):
+    store = FeatureStore(client)
+    client.hset("positions", mapping={"epoch": "e1", "state": "ready"})
+    for epoch in ("", "e0"):
+        assert not store.apply(change(10), 0, "U", 0, epoch).done
+    assert store.apply(change(10), 0, "U", 0, "e1").done
+    client.hset("positions", "state", "wiping")
+    assert not store.apply(change(20), 10, "U", 0, "e1").done
+
+
+@pytest.mark.parametrize(
+    ("key", "lose"),
+    [
+        ("user:1", lambda c: c.delete("user:1")),
+        ("user:1", lambda c: (c.delete("user:1"), c.sadd("user:1", "x"))),
+        ("user:3", lambda c: c.set("user:3", "{}")),  # who is no member
+        ("item:7", lambda c: c.delete("item:7")),
+        ("item:7", lambda c: c.hdel("item:7", "content")),
+        ("item:7", lambda c: (c.delete("item:7"), c.set("item:7", "x"))),
+        ("item:7", lambda c: c.hset("item:7", "click", "many")),
+        ("near:7", lambda c: c.delete("near:7")),
+        ("near:7", lambda c: c.hset("near:7", "8", "many")),
+        ("near:7", lambda c: c.hset("near:7", "9", "1")),
+        ("items:changed", lambda c: c.delete("items:changed")),
+        ("items:changed", lambda c: c.zrem("items:changed", "8")),
+        ("members:0", lambda c: c.delete("members:0")),
+        ("members:0", lambda c: c.srem("members:0", "2")),
+        ("members:0", lambda c: (c.delete("members:0"), c.set("members:0", "x"))),
+        ("open:I:0", lambda c: c.delete("open:I:0")),
+        ("due:I:0", lambda c: c.delete("due:I:0")),
+        ("outbox:I:0", lambda c: c.delete("outbox:I:0")),
+    ],
+)
+def test_what_is_lost_or_no_number_stops_the_next_change_of_it_and_is_named(client, key, lose):
+    filled(client)
+    store = FoldStore(client)
+    after = change(11, counts={"7": {"click": 1}}, taken=[Taken("7", {"8": 1000})])
+    after.users["3"] = new_user("3")
+    lose(client)
+    with pytest.raises(Lost) as lost:
+        store.apply(after, 10, "U", 0)
+    assert lost.value.keys[0] == key
+    assert store.position("I", 0) == 10
+
+
+def test_what_is_whole_is_not_lost(client):
+    filled(client)
+    store = FoldStore(client)
+    entries = [entry for entry, _ in store.outbox("I", 0)]
+    store.sent("I", 0, entries)
+    closed = change(
+        11, counts={"ghost": {"click": 1}}, pending={"1": Pending()}, marks=Marks(), marks_before=Marks(1.7e9, 0, 0)
+    )
+    assert store.apply(closed, 10, "U", 0).done
+    client.delete("item:ghost")  # it has expired, say
+    assert store.apply(change(12, counts={"ghost": {"click": 1}}), 11, "U", 0).done
+    assert (client.hget("positions", "outbox:I:0"), client.hget("positions", "open:I:0")) == (b"0", b"0")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("user:1", b"\xff"), ("user:1", b"[]"), ("user:1", b'{"user_id":"2"}'), ("user:1", b'{"user_id":"1","seen":{}}')],
+)
+def test_a_user_who_cannot_be_read_is_passed_over_and_said_once(client, key, value):
+    filled(client)
+    client.set(key, value)
+    store = FeatureStore(client)
+    with capture_logs() as lines:
+        for _ in range(2):
+            first, second = store.users(["1", "2"])
+            assert first is None
+            assert second["user_id"] == "2"
+    assert [line["keys"] for line in lines] == [["user:1"]]
+    with pytest.raises(Lost, match="user:1"):
+        FoldStore(client).users(["1", "2"])
+
+
+@pytest.mark.parametrize(
+    ("key", "lose"),
+    [
+        ("item:7", lambda c: c.delete("item:7")),
+        ("item:7", lambda c: (c.delete("item:7"), c.set("item:7", "x"))),
+        ("item:7", lambda c: c.hset("item:7", "content", "{")),
+        ("item:7", lambda c: c.hset("item:7", "content", '{"item_id":"8"}')),
+        ("item:7", lambda c: c.hset("item:7", "click", "many")),
+        ("near:7", lambda c: c.hset("near:7", "8", "many")),
+        ("near:7", lambda c: (c.delete("near:7"), c.set("near:7", "x"))),
+        ("items:changed", lambda c: (c.delete("items:changed"), c.set("items:changed", "x"))),
+    ],
+)
+def test_an_item_that_cannot_be_read_is_passed_over_and_said_once_and_the_others_are_read(client, key, lose):
+    filled(client)
+    lose(client)
+    store = FeatureStore(client)
+    with capture_logs() as lines:
+        table = store.load_items()
+        store.refresh_items(table)
+    assert [line["keys"] for line in lines] == [[key]]
+    with pytest.raises(Lost, match=key):
+        FoldStore(client).load_items()
+    assert ("8" in table.by_id) == (key != "items:changed")
+
+
+def test_a_table_stays_as_it_is_while_redis_is_filled_anew_and_is_read_anew_then(client):
+    client.hset("positions", mapping={"epoch": "e1", "state": "ready"})
+    filled(client, "e1")
+    store = FeatureStore(client)
+    table = store.load_items()
+    client.flushall()
+    assert len(store.refresh_items(table)) == 0
+    client.hset("positions", mapping={"epoch": "e2", "state": "catalogue"})
+    items = {i: Item(item_id=i, title="another") for i in "78"}
+    assert store.apply(Change(Position("C", 0, 2), items=items), 0, "C", 0, "e2").done
+    assert len(store.refresh_items(table)) == 0
+    assert (table.by_id["7"].title, table.taken("7")) == ("one", 1)
+    client.hset("positions", "state", "ready")
+    assert len(store.refresh_items(table)) == 2
+    assert (table.by_id["7"].title, table.taken("7")) == ("another", 0)
+
+
+def test_now_does_not_go_back_when_redis_has_lost_it(client):
+    filled(client)
+    store = FeatureStore(client)
+    assert store.now() == 1.7e9
+    client.flushall()
+    assert store.now() == 1.7e9
+    client.hset("positions", "clock", "nan")
+    assert store.now() == 1.7e9
+    assert FeatureStore(client).now() == 0
+
+
+@pytest.mark.parametrize("bad", [{"I:0": "x"}, {"clock": "inf"}, {"stamp": "x"}, None])
+def test_positions_that_cannot_be_read_are_passed_over_by_who_only_reads(client, bad):
+    filled(client)
+    if bad is None:
+        client.delete("positions")
+        client.set("positions", "x")
+    else:
+        client.hset("positions", mapping=bad)
+    store = FeatureStore(client)
+    store.now(), store.standing(("I", 0)), store.refresh_items(store.load_items())
+    strict = FoldStore(client)
+    with pytest.raises(Lost, match="positions"):
+        strict.now(), strict.standing(("I", 0)), strict.load_items()
+
+
+def test_a_redis_that_misses_its_replicas_is_one_to_wait_for(client):
+    client.config_set("min-replicas-to-write", "1")
+    try:
+        with pytest.raises(TRANSIENT, match="good replicas"):
+            FoldStore(client).apply(change(10), 0, "U", 0)
+    finally:
+        client.config_set("min-replicas-to-write", "0")
 
 
 def test_counts_of_all_partitions_add_up(client):
@@ -218,3 +392,123 @@ def test_state_of_a_recreated_topic_is_refused(client):
 def test_an_impossible_url_is_named():
     with pytest.raises(BadSetting, match="FEED_REDIS='http://x'"):
         connect("http://x")
+
+
+class Catalogue:
+    """Records of items, one batch each, and a table that follows them."""
+
+    def __init__(self, client, *ids):
+        self.client, self.store, self.offset = client, FeatureStore(client), 0
+        self.send(**{item_id: Item(item_id=item_id, category="c") for item_id in ids})
+        self.table = self.store.load_items()
+
+    def send(self, **items):
+        change = Change(Position("C", 0, self.offset + 1), items=items)
+        assert FeatureStore(self.client).apply(change, self.offset, "C", self.offset).done
+        self.offset += 1
+
+    def shown(self, now=1.7e9):
+        """By the table that follows and by a fresh one, which must agree."""
+        self.store.refresh_items(self.table)
+        fresh = FeatureStore(self.client).load_items()
+        found = [
+            {item_id for item_id, shown in zip(table.ids, table.showable(now), strict=True) if shown}
+            for table in (self.table, fresh)
+        ]
+        assert found[0] == found[1]
+        return found[0]
+
+
+def test_a_removed_item_is_described_no_more_here_or_after_a_fresh_load_and_its_counts_stay_for_a_while(client):
+    found = Catalogue(client, "a", "b")
+    FeatureStore(client).apply(change(1, counts={"a": {"click": 3}}), 0, "U", 0)
+    found.send(a=None)
+    assert found.shown() == {"b"}
+    assert "a" not in found.table.by_id
+    assert found.store.contents(["a", "b"]).keys() == {"b"}
+    assert found.store.counts("a") == {"click": 3}
+    assert client.ttl("item:a") == UNCATALOGUED_SECONDS
+    FeatureStore(client).apply(change(2, counts={"a": {"click": 1}}), 1, "U", 0)  # somebody still clicks on it
+    assert found.shown() == {"b"}
+    assert client.ttl("item:a") == UNCATALOGUED_SECONDS
+
+
+def test_an_item_that_comes_again_is_there_again_with_its_counts(client):
+    found = Catalogue(client, "a", "b")
+    FeatureStore(client).apply(change(1, counts={"a": {"click": 3}}), 0, "U", 0)
+    for _ in range(3):
+        found.send(a=None)
+        assert found.shown() == {"b"}
+        found.send(a=Item(item_id="a"))
+        assert found.shown() == {"a", "b"}
+    assert client.ttl("item:a") == -1
+    assert found.store.counts("a") == {"click": 3}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Item(item_id="a", available=False),
+        Item(item_id="a", expires_at=utc(1.7e9)),
+        Item(item_id="a", created_at=utc(1.7e9 + 1)),
+        Item(item_id="a", created_at=utc(1.6e9), expires_at=utc(1.65e9), available=True),
+    ],
+)
+def test_what_may_not_be_shown_now_is_described_and_not_showable(client, item):
+    found = Catalogue(client, "a", "b")
+    found.send(a=item)
+    assert found.shown() == {"b"}
+    assert found.table.by_id["a"] == item
+    found.send(a=Item(item_id="a"))
+    assert found.shown() == {"a", "b"}
+
+
+def test_a_removal_and_a_return_in_one_batch_or_between_two_looks_end_as_the_last_record_says(client):
+    found = Catalogue(client, "a", "b")
+    found.send(a=None)
+    found.send(a=Item(item_id="a", title="again"))
+    found.send(b=Item(item_id="b", title="again"))
+    found.send(b=None)
+    assert found.shown() == {"a"}
+    assert found.table.by_id["a"].title == "again"
+
+
+def test_who_has_missed_more_removals_than_are_remembered_still_hears_of_all(client, monkeypatch):
+    monkeypatch.setattr(module, "WITHDRAWN", 5)
+    ids = [str(k) for k in range(20)]
+    found = Catalogue(client, *ids)
+    for item_id in ids[:12]:
+        found.send(**{item_id: None})
+    assert client.zcard("items:withdrawn") == 5
+    assert found.shown() == set(ids[12:])
+    newest = module.Stamp("", 13)
+    assert found.store.withdrawn(None) == (None, newest)
+    assert found.store.withdrawn(newest) == (set(), newest)
+    assert found.store.withdrawn(module.Stamp("", 1)) == (None, newest)  # they cannot be told
+    assert found.store.withdrawn(module.Stamp("", 11)) == ({"10", "11"}, newest)
+
+
+def test_where_redis_lost_everything_a_table_keeps_what_it_knows_until_it_is_told_anew(client):
+    found = Catalogue(client, "a", "b")
+    client.flushall()
+    found.store.refresh_items(found.table)
+    assert found.table.showable(1.7e9).all()
+
+
+def test_erasing_removes_all_that_holds_the_id_and_only_that(client):
+    pending = {user: Pending([Window("r", 1.0, 2.0, ("a",), msgspec.Raw(b"{}"))], [("r", 5.0)]) for user in ("who", "another")}
+    store = FeatureStore(client)
+    for offset, user in enumerate(pending):
+        state = new_user(user)
+        made = Change(Position("I", 0, offset + 1), users={user: state}, pending={user: pending[user]})
+        assert store.apply(made, offset, "U", 0).done
+        client.zadd(f"feed:{user}", {"a": 1})
+        client.set(f"feed:{user}:meta", "{}")
+    assert store.apply(Change(Position("U", 0, 1), erased={"who": 1234}), 0, "I", 2).done
+    held = {key: client.dump(key) for key in client.scan_iter()}
+    assert not [key for key, value in held.items() if b"who" in key or b"who" in value]
+    assert store.users(["who", "another"])[0] is None
+    assert store.pending("I", 0, ["who", "another"]) == [None, pending["another"]]
+    assert store.due("I", 0, 10.0) == ["another"]
+    assert client.exists("user:another", "feed:another", "feed:another:meta") == 3
+    assert store.erased(["who", "another"]) == {"who": 1234}

@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from deploy import embedded
+from feed.catalogue import Item
 from feed.errors import BadSetting
+from feed.events import utc
 from feed.io.feeds import FeedStore
 from feed.io.redis import Change, FeatureStore, connect
 from feed.models.heads import Head
@@ -27,36 +29,10 @@ from feed.ranking.live import Live, load
 from feed.ranking.types import Feed
 from feed.registry import Registry
 from model_server import main
-from model_server.app import create_app
+from tests.serving import POLICY, serve, until_ready
 from tests.small import NOW, fill, item, position, promote, snapshot, world
 
 ROOT = Path(__file__).parents[2]
-POLICY = Policy(feed_size=20, popular_share=0.0, random_share=0.0)
-
-
-def serve(url, path, scenario, policy=POLICY):
-    """Run `scenario(client)` against an application that has started."""
-
-    async def run():
-        app = create_app(connect(url), Registry(path), policy)
-        transport = httpx.ASGITransport(app=app)
-        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            await scenario(client)
-
-    asyncio.run(run())
-
-
-async def until_ready(client):
-    async with asyncio.timeout(20):
-        while (await client.get("/ready")).status_code != 200:
-            await asyncio.sleep(0.05)
-
-
-@pytest.fixture
-def filled(redis_url, tmp_path):
-    fill(redis_url, world(users=5, items=60))
-    promote(tmp_path, snapshot(world(users=5, items=60)))
-    return redis_url, tmp_path
 
 
 def test_without_a_stored_feed_a_known_user_is_ranked_on_demand(filled):
@@ -120,6 +96,47 @@ def test_a_stored_feed_is_answered_as_it_is_stored(filled):
         answer = (await client.get("/feed/1")).json()
         assert (answer["stored"], answer["generation"], answer["model_version"]) == (True, 7, "of yesterday")
         assert answer["items"] == first["items"][:3]
+
+    serve(url, path, scenario)
+
+
+def test_no_answer_has_what_was_withdrawn_even_if_the_stored_feed_still_has_it(filled):
+    url, path = filled
+    client = connect(url)
+    store, features = FeedStore(client), FeatureStore(client)
+
+    async def scenario(client_of_server):
+        await until_ready(client_of_server)
+        first = (await client_of_server.get("/feed/1")).json()
+        store.write([msgspec.convert(first, Feed)])
+        held = client.get("feed:1:meta")
+        ids = [place["item_id"] for place in first["items"]]
+        removed, away, old, *rest = ids
+        change = Change(
+            position(2),
+            items={
+                removed: None,
+                away: Item(item_id=away, available=False),
+                old: Item(item_id=old, expires_at=utc(NOW)),
+            },
+        )
+        assert features.apply(change, 1, "U", 0).done
+        async with asyncio.timeout(1.0):
+            while True:
+                answer = (await client_of_server.get("/feed/1")).json()
+                found = [place["item_id"] for place in answer["items"]]
+                if not {removed, away, old} & set(found):
+                    break
+                await asyncio.sleep(0.02)
+        assert (answer["stored"], found) == (True, rest)
+        assert [place["position"] for place in answer["items"]] == list(range(len(rest)))
+        assert client.get("feed:1:meta") == held  # nobody but the feeds agent has a reason to change it
+        everything = {i: None for i in map(str, range(60)) if i != "59"}
+        assert features.apply(Change(position(3), items=everything), 2, "U", 0).done
+        async with asyncio.timeout(1.0):
+            while (answer := (await client_of_server.get("/feed/1")).json())["stored"]:
+                await asyncio.sleep(0.02)
+        assert [place["item_id"] for place in answer["items"]] == ["59"]  # ranked anew rather than empty
 
     serve(url, path, scenario)
 
@@ -213,20 +230,36 @@ def test_an_impossible_user_id_is_refused(filled):
     serve(*filled, scenario)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])  # which a script's shell has its background jobs ignore
 def test_the_process_serves_until_it_is_told_to_stop(filled, how):
     url, path = filled
     port = embedded.free_port()
     environment = {**os.environ, "FEED_REDIS": url, "FEED_REGISTRY": str(path), "FEED_SERVER_PORT": str(port)}
-    process = subprocess.Popen([sys.executable, "model_server/main.py"], cwd=ROOT, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "model_server/main.py"],
+        cwd=ROOT,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
     try:
         transport = httpx.HTTPTransport(retries=8)  # the pauses between them double: half a minute in all
         with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
             assert client.get("/health").json() == {"ok": True}
+        assert raw(port, "HEAD /health") == ("HTTP/1.1 200 OK", b"")
+        assert raw(port, "HEAD /nothing") == ("HTTP/1.1 404 Not Found", b"")
         process.send_signal(how)
         assert process.wait(20) == 0
     finally:
         process.kill()
+
+
+def raw(port, request):
+    """The first line of the answer, and everything behind its headers."""
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(f"{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        said = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = said.partition(b"\r\n\r\n")
+    return head.split(b"\r\n")[0].decode(), body
 
 
 def test_a_taken_port_is_named_with_the_setting_that_changes_it():

@@ -1,15 +1,24 @@
+import json
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 from deploy import embedded
 from feed import dataset, wire
 from feed.catalogue import Item, User
 from feed.events import Click, Context, Event, Impression, Like, Shown, View, utc
 from feed.io import kafka, publish
+from feed.wire import Position
+from offline import bootstrap
 from offline.export import Reader, export
+from tests import grammar
 
 START = 1_700_000_000.0
 TABLES = ("users", "items", "interactions")
@@ -74,6 +83,105 @@ def test_the_last_entry_of_an_item_counts_and_unreadable_records_are_counted(own
     assert len(found.users) == len(found.interactions) == 0
 
 
+ATTRIBUTES = [
+    {"user_id": "somebody-else"},
+    {"event": "x"},
+    {"occurred_at": "never"},
+    {"hour": "late"},
+    {"User_ID": "somebody-else", " user_id ": "x", "categroy": 1, "event_id": "c-0", "context": "{}"},
+    {"a\nb": 'x"y,z', "a\0b": 1.0, "😀": "NA", "": "x"},
+    {"plan": "7"},
+    {"plan": 7},
+    {"plan": 7.0},
+]
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_whatever_a_context_is_called_its_event_stays_its_users(
+    format: dataset.Format, own_broker: str, tmp_path: Path
+) -> None:
+    with kafka.Sender(own_broker) as sender:
+        for n, attributes in enumerate(ATTRIBUTES):
+            like = {"event": "like", "event_id": f"c-{n}", "user_id": "p1", "occurred_at": utc(START + n).isoformat()}
+            like |= {"item_id": "t1", "context": {"attributes": attributes}}
+            sender.send_raw("interactions", wire.partition_of("p1", 3), b"p1", json.dumps(like).encode())
+    reader = Reader(own_broker)
+    dataset.write(export(reader), tmp_path / "data", format)
+    log = bootstrap.read(tmp_path / "data", (), 300.0)
+    assert reader.unreadable == {"interactions": 1}  # an attribute has a name
+    assert [event.user_id for event in log.events] == ["p1"] * 8
+    assert [event.context.attributes for event in log.events] == [a for a in ATTRIBUTES if "" not in a]
+    assert [type(event.context.attributes.get("plan")) for event in log.events[-3:]] == [str, int, float]
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_an_export_published_anew_is_the_same_export(
+    format: dataset.Format, own_broker: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    draw = settings(
+        max_examples=90, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+    messages: list[tuple[wire.Topic, Any]] = []
+
+    @seed(7)
+    @draw
+    @given(st.sampled_from([wire.INTERACTIONS, wire.ITEMS, wire.USERS]), st.data())
+    def collect(topic: wire.Topic, data: st.DataObject) -> None:
+        messages.append((topic, data.draw(grammar.within(grammar.TYPES[topic.name]))))
+
+    collect()
+    with kafka.Sender(own_broker) as sender:
+        for topic, message in messages:
+            key = str(message["item_id" if topic is wire.ITEMS else "user_id"])
+            partition = wire.partition_of(key, topic.partitions or 3)
+            sender.send_raw(topic.name, partition, key.encode(), json.dumps(message).encode())
+    reader = Reader(own_broker)
+    first = export(reader)
+    assert reader.unreadable == {}
+    folder = tmp_path_factory.mktemp("log")
+    dataset.write(first, folder, format)
+    read = dataset.read(folder)
+    with embedded.start_broker(embedded.free_port(), tmp_path_factory.mktemp("other")) as other:
+        kafka.ensure_topics(other.address, 3, wire.TOPICS)
+        with kafka.Sender(other.address) as sender:
+            publish.publish_catalogue(sender, read)
+            publish.publish_events(sender, dataset.events_of(read))
+        again = export(Reader(other.address))
+    assert list(dataset.events_of(again)) == list(dataset.events_of(first)) == list(dataset.events_of(read))
+    for one, two in ((dataset.items_of, "item_id"), (dataset.users_of, "user_id")):
+        found = [sorted(one(tables), key=lambda entry: getattr(entry, two)) for tables in (first, read, again)]
+        assert found[0] == found[1] == found[2]
+    assert min(len(first.interactions), len(first.items), len(first.users)) > 3
+
+
+def test_what_the_stream_does_not_count_is_left_out_and_told_by_its_reason(own_broker: str) -> None:
+    good = Like(event_id="1", user_id="1", item_id="1", occurred_at=utc(START))
+    ahead = Like(event_id="2", user_id="1", item_id="1", occurred_at=datetime(9000, 1, 1, tzinfo=UTC))
+    poison = Like(event_id="3", user_id="1", item_id="1", occurred_at=utc(START))
+    place = wire.partition_of("1", 3)
+    deep = b'{"x": ' * 100_000 + b"1" + b"}" * 100_000
+    with kafka.Sender(own_broker) as sender:
+        for value in (wire.encode(good), wire.encode(good), deep, b"\xff", b"", wire.encode(ahead), wire.encode(poison)):
+            sender.send_raw("interactions", place, b"1", value)
+        for offset, value in ((6, wire.encode(poison)), (0, b"of a topic that is gone")):
+            letter = wire.DeadLetter("interactions", Position("t", place, offset), "the fold failed", b"1", value)
+            sender.send(wire.DEAD_LETTERS, "1", letter)
+        sender.send_raw("dead-letters", 0, b"1", b"no letter")
+    reader = Reader(own_broker)
+    assert list(dataset.events_of(export(reader, days=14))) == [good]
+    assert reader.unreadable == {"interactions": 5}
+    assert {"the fold failed": 1, "occurred_at lies in the future": 1}.items() <= reader.reasons["interactions"].items()
+
+
+def test_reasons_are_told_in_few_lines() -> None:
+    reader = Reader("nowhere")
+    for n in range(1000):
+        reader._leave_out("items", f"reason {n} " + "x" * 1000)
+    assert len(reader.reasons["items"]) == 21
+    assert reader.reasons["items"]["other reasons"] == 980
+    assert max(map(len, reader.reasons["items"])) < 250
+
+
 def test_the_example_of_the_documentation_sends_an_item_a_user_and_an_event(own_broker: str) -> None:
     page = (Path(__file__).parents[2] / "docs" / "connect.md").read_text()
     example = page.split("```python\n")[1].split("```")[0]
@@ -85,3 +193,34 @@ def test_the_example_of_the_documentation_sends_an_item_a_user_and_an_event(own_
     assert isinstance(like, Like)
     partitions = {record.partition for record in kafka.read_topic(own_broker, wire.INTERACTIONS)}
     assert partitions == {wire.partition_of("u7", 3)}
+
+
+def test_removed_items_and_what_was_recorded_of_erased_people_until_then_are_left_out(own_broker: str) -> None:
+    def event(name: str, user: str) -> Like:
+        return Like(event_id=name, user_id=user, item_id="gone", occurred_at=utc(START))
+
+    with kafka.Sender(own_broker) as sender:
+        for item in ("gone", "again", "there"):
+            sender.send(wire.ITEMS, item, Item(item_id=item))
+        for user in ("erased", "again", "there"):
+            sender.send(wire.USERS, user, User(user_id=user, country="DE"))
+            sender.send(wire.INTERACTIONS, user, event("before", user))
+        sender.flush()
+        for topic, name in (("items", "gone"), ("items", "again"), ("users", "erased"), ("users", "again")):
+            count = 2 if topic == "items" else 3
+            sender.send_raw(topic, wire.partition_of(name, count), name.encode(), None)
+            sender.flush()
+        sender.send_raw("items", 0, b"\xff", None)
+        time.sleep(0.002)  # a later millisecond
+        sender.send(wire.ITEMS, "again", Item(item_id="again", title="new", available=False, expires_at=utc(START)))
+        sender.send(wire.USERS, "again", User(user_id="again"))
+        sender.send(wire.INTERACTIONS, "again", event("after", "again"))
+    reader = Reader(own_broker)
+    found = export(reader)
+    assert {item.item_id: item for item in dataset.items_of(found)} == {
+        "there": Item(item_id="there"),
+        "again": Item(item_id="again", title="new", available=False, expires_at=utc(START)),
+    }
+    assert {user.user_id: user.country for user in dataset.users_of(found)} == {"there": "DE", "again": None}
+    assert sorted(found.interactions["user_id"]) == ["again", "there"]
+    assert reader.unreadable == {"items": 1}

@@ -2,19 +2,23 @@
 
 import csv
 import re
+from threading import Timer
 
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from feed import dataset
+from feed import dataset, wire
 from feed.catalogue import Item, User
-from feed.errors import BadModel, FeedError, NoChampion
+from feed.errors import BadModel, FeedError, NoChampion, NotArrived
 from feed.features import BatchState, consumed
+from feed.io import arrived, kafka
+from feed.io.arrived import Described, read_described
 from feed.io.feeds import FeedStore
 from feed.io.redis import connect
 from feed.ranking.arms import Policy, arm_of
 from feed.settings import Settings
+from feed.wire import DeadLetter, Position
 from offline import rank
 from offline.rank import natural
 from tests.small import click, fill, item, promote, snapshot, world
@@ -114,6 +118,68 @@ def test_a_champion_that_changes_meanwhile_ranks_everybody_and_no_mixture_is_lef
     for feed in feeds:
         if feed.arm == "learned":
             assert [i.item_id for i in feed.items if i.source == "model"] == passed_over(feed, ranked[feed.user_id])
+
+
+def test_items_that_are_missing_in_redis_are_named_and_coverage_is_of_the_whole_catalogue(
+    redis_url, configuration, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(arrived, "PATIENCE_SECONDS", 0.2)
+    fill(redis_url, world(USERS, ITEMS))
+    configuration = configuration.model_copy(update={"redis": redis_url})
+    here = [str(k) for k in range(ITEMS)]
+    rank.run(configuration, tmp_path / "rankings.csv", described=Described(frozenset(here), {}))
+    assert "completed successfully!" in capsys.readouterr().out
+    refused = {f"t{k}": "not a valid item" for k in range(ITEMS)}
+    with capture_logs() as logs:
+        quality = rank.run(configuration, tmp_path / "rankings.csv", described=Described(frozenset([*here, *refused]), refused))
+    (said,) = [entry for entry in logs if "dead-letters" in entry["event"]]
+    assert (said["items"], said["reason"]) == (ITEMS, "not a valid item")
+    ranked = {line["item_id"] for line in read(tmp_path / "rankings.csv")}
+    assert (quality.items, quality.missing, quality.item_coverage) == (ITEMS, ITEMS, len(ranked) / ITEMS / 2)
+    out = capsys.readouterr().out
+    assert f"completed WITHOUT {ITEMS} of {2 * ITEMS} items of the catalogue" in out
+    assert "successfully" not in out
+    (tmp_path / "rankings.csv").unlink()
+    with pytest.raises(NotArrived, match="Redis does not know 2 items that the topic items describes, such as 'gone'"):
+        rank.run(configuration, tmp_path / "rankings.csv", described=Described(frozenset([*here, "gone", "lost"]), {}))
+    assert read(tmp_path / "rankings.csv")
+
+
+def test_items_that_come_back_are_waited_for(redis_url, configuration, tmp_path):
+    fill(redis_url, world(USERS, ITEMS))
+    client = connect(redis_url)
+    content = client.hget("item:7", "content")
+    client.hdel("item:7", "content")
+    Timer(0.3, lambda: client.hset("item:7", "content", content)).start()
+    configuration = configuration.model_copy(update={"redis": redis_url})
+    quality = rank.run(configuration, tmp_path / "rankings.csv", described=Described(frozenset(["7"]), {}))
+    assert (quality.items, quality.missing) == (ITEMS, 0)
+
+
+def test_the_catalogue_is_what_the_topic_describes_last(own_broker):
+    topics = kafka.ensure_topics(own_broker, 3, wire.TOPICS)
+    with kafka.Sender(own_broker) as sender:
+        for key, value in [
+            ("good", b'{"item_id": "good"}'),
+            ("good", b"{"),
+            ("bad", b'{"item_id": "bad", "title": 1}'),
+            ("gone", b'{"item_id": "gone"}'),
+            ("gone", None),
+            ("aside", b'{"item_id": "aside"}'),
+        ]:
+            sender.send_raw("items", 0, key.encode(), value)
+        letter = DeadLetter("items", Position(topics["items"], 0, 5), "the fold failed", b"aside", b'{"item_id": "aside"}')
+        sender.send(wire.DEAD_LETTERS, "aside", letter)
+    found = read_described(own_broker)
+    assert found.items == {"good", "bad", "aside"}
+    assert found.refused.keys() == {"bad", "aside"}
+    assert "title" in found.refused["bad"]
+
+
+def test_without_a_broker_the_ranking_is_of_what_redis_knows():
+    with capture_logs() as logs:
+        assert rank.read_catalogue("127.0.0.1:1") == Described(frozenset(), {})
+    assert "whether the catalogue is whole is not known" in logs[0]["event"]
 
 
 def test_a_log_in_files_is_ranked_without_redis(configuration, tmp_path):

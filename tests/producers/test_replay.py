@@ -1,23 +1,25 @@
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from kafka import KafkaConsumer, TopicPartition
 
 from feed import dataset, wire
 from feed.catalogue import Item, User
 from feed.dataset import Dataset, Format
-from feed.errors import BadData, BadSetting, OtherCatalogue
+from feed.errors import BadData, BadSetting, NotArrived, OtherCatalogue
 from feed.events import Event, Like, View, utc
-from feed.io import kafka, publish
-from feed.io.redis import Change, FeatureStore, claim_topics, connect, read_catalogue
+from feed.io import arrived, kafka, publish
+from feed.io.redis import FeatureStore, claim_topics, connect, read_catalogue
 from feed.settings import Settings
 from feed.wire import Position
 from producers import generate, movielens, replay
 from producers.live import find_world
+from stream_processors.folder import Folder
 
 PARTITIONS = 3
 DESCRIPTION = {"kind": "log", "name": "log"}
@@ -38,19 +40,43 @@ def system(own_broker: str, redis_url: str) -> Settings:
     return Settings(kafka=own_broker, redis=redis_url, partitions=PARTITIONS)
 
 
+Lose = Callable[[kafka.Record], bool]
+
+
 @contextmanager
-def catalogue_agent(system: Settings) -> Iterator[None]:
-    """Says of users and items, as the features agent does, that they have been taken in."""
+def features(system: Settings, lose: Lose = lambda record: False) -> Iterator[None]:
+    """The features agent's fold, as a thread; records to `lose` become dead letters."""
     topic_ids = kafka.ensure_topics(system.kafka, PARTITIONS, wire.TOPICS)
+    others = {wire.USERS.name: wire.INTERACTIONS.name, wire.INTERACTIONS.name: wire.USERS.name}
     store, stop = FeatureStore(connect(system.redis)), threading.Event()
+    folder = Folder(PARTITIONS, system.future_seconds, system.attribution_seconds)
+
+    def fold(sender: kafka.Sender, place: TopicPartition, start: int, records: Sequence[kafka.Record]) -> None:
+        topic = next(topic for topic in wire.TOPICS if topic.name == place.topic)
+        other, end = topic_ids[others.get(place.topic, place.topic)], records[-1].offset + 1
+        position = Position(topic_ids[place.topic], place.partition, end)
+        change = folder.fold(topic, [record for record in records if not lose(record)], position, store, store.load_items())
+        for record in filter(lose, records):
+            change.messages += folder.set_aside(topic, record, position, ValueError("lost")).messages
+        assert store.apply(change, start, other, store.position(other, place.partition)).done
+        for entry, message in store.outbox(position.topic_id, place.partition):
+            sender.send_raw(message.topic, message.partition, message.key, message.value)
+            sender.flush()
+            store.sent(position.topic_id, place.partition, [entry])
 
     def work() -> None:
-        while not stop.is_set():
-            for topic in (wire.USERS, wire.ITEMS):
-                ends = {record.partition: record.offset + 1 for record in kafka.read_topic(system.kafka, topic)}
-                for partition, end in ends.items():
-                    position = Position(topic_ids[topic.name], partition, end)
-                    store.apply(Change(position), store.position(position.topic_id, partition), topic_ids["interactions"], 0)
+        topics = {wire.USERS: PARTITIONS, wire.ITEMS: wire.ITEMS.partitions, wire.INTERACTIONS: PARTITIONS}
+        places = [TopicPartition(topic.name, n) for topic, count in topics.items() for n in range(count)]
+        with kafka.Sender(system.kafka) as sender, closing(KafkaConsumer(bootstrap_servers=system.kafka)) as consumer:
+            consumer.assign(places)
+            while not stop.is_set():
+                for place in places:
+                    consumer.seek(place, store.position(topic_ids[place.topic], place.partition))
+                for place, found in consumer.poll(100).items():
+                    start = store.position(topic_ids[place.topic], place.partition)
+                    records = [kafka.Record(r.topic, r.partition, r.offset, r.key, r.value) for r in found if r.offset >= start]
+                    if records and records[0].offset == start:
+                        fold(sender, place, start, records)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -73,7 +99,7 @@ def test_a_log_is_published_whole_in_each_users_order_with_its_own_times(system:
     log = small_log()
     dataset.write(log, tmp_path / "log")
     reports: list[tuple[int, int]] = []
-    with catalogue_agent(system):
+    with features(system):
         said = replay.replay(system, tmp_path / "log", 0.0, (), lambda *report: reports.append(report))
     assert said == "acknowledged: 7 users, 11 items, 60 events"
     assert reports[-1] == (60, 60)
@@ -90,7 +116,7 @@ def test_a_log_replayed_again_adds_nothing_and_a_part_of_it_is_completed(system:
     topic_ids = kafka.ensure_topics(system.kafka, PARTITIONS, wire.TOPICS)
     with kafka.Sender(system.kafka) as sender:
         publish.publish_events(sender, list(dataset.events_of(log))[:25])
-    with catalogue_agent(system):
+    with features(system):
         said = replay.replay(system, tmp_path / "log", 0.0, (), silent)
         assert said == "acknowledged: 7 users, 11 items, 35 events (25 were there before)"
         client = connect(system.redis)
@@ -113,7 +139,7 @@ def test_a_stopped_replay_says_how_far_it_came_and_loses_nothing(system: Setting
         if len(reports) == 1:
             raise KeyboardInterrupt
 
-    with catalogue_agent(system), pytest.raises(KeyboardInterrupt):
+    with features(system), pytest.raises(KeyboardInterrupt):
         publish.publish_log(system.kafka, client, topic_ids, log, DESCRIPTION, 10.0, stop_at_once)
     done, total = reports[-1]
     assert total == 60
@@ -125,7 +151,7 @@ def test_another_catalogue_is_refused_before_anything_is_sent(system: Settings, 
     dataset.write(small_log(61), tmp_path / "other")
     client = connect(system.redis)
     claim_topics(client, kafka.ensure_topics(system.kafka, PARTITIONS, wire.TOPICS))
-    with catalogue_agent(system):
+    with features(system):
         replay.replay(system, tmp_path / "log", 0.0, (), silent)
         with pytest.raises(OtherCatalogue, match=r'"name": "log".*not.*"name": "other".*empty'):
             replay.replay(system, tmp_path / "other", 0.0, (), silent)
@@ -152,6 +178,51 @@ def test_a_simulated_world_is_claimed_as_such_so_that_it_can_be_found_again(tmp_
     (tmp_path / "world.json").write_text("[1]")
     with pytest.raises(BadData, match=r"world\.json"):
         publish.describe(tmp_path, small_log())
+
+
+def test_what_does_not_count_is_said_by_name_and_sent_again_when_it_can_be_used(system: Settings, tmp_path: Path) -> None:
+    dataset.write(small_log(), tmp_path / "log")
+    bad = b'"item_id":"3"'
+    with (
+        features(system, lambda record: record.topic == "interactions" and bad in (record.value or b"")),
+        pytest.raises(
+            NotArrived, match=r"6 of 60 interactions are in dead-letters .*such as '3', '14', '25' and 3 more: the fold"
+        ),
+    ):
+        replay.replay(system, tmp_path / "log", 0.0, (), silent)
+    with features(system):
+        said = replay.replay(system, tmp_path / "log", 0.0, (), silent)
+    assert said == "acknowledged: 7 users, 11 items, 6 events (54 were there before)"
+
+
+@pytest.mark.parametrize("table", ["items", "users"])
+def test_a_catalogue_of_which_a_part_does_not_arrive_is_refused_before_any_event(
+    table: str, system: Settings, tmp_path: Path
+) -> None:
+    dataset.write(small_log(), tmp_path / "log")
+    with (
+        features(system, lambda record: record.topic == table and record.key == b"5"),
+        pytest.raises(NotArrived, match=rf"{table} were published, and Redis knows \d+ of them; missing are '5' \(1 in dead-"),
+    ):
+        replay.replay(system, tmp_path / "log", 0.0, (), silent)
+    assert published(system) == []
+
+
+def test_what_redis_loses_meanwhile_is_waited_for(system: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when it is being filled anew: positions and keys come back together."""
+    dataset.write(small_log(), tmp_path / "log")
+    client, unknown, losses = connect(system.redis), arrived.unknown_items, iter([True, True])
+
+    def lose_everything(store: FeatureStore, ids: Sequence[str]) -> list[str]:
+        if next(losses, False):
+            topics = client.get("topics")
+            client.flushall()
+            client.set("topics", topics)
+        return unknown(store, ids)
+
+    monkeypatch.setattr(arrived, "unknown_items", lose_everything)
+    with features(system):
+        assert replay.replay(system, tmp_path / "log", 0.0, (), silent) == "acknowledged: 7 users, 11 items, 60 events"
 
 
 def test_speed_is_log_seconds_per_second(own_broker: str) -> None:

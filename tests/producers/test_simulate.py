@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -20,7 +21,7 @@ from feed.features import new_user
 from feed.features.user import update_profile
 from feed.io import kafka
 from feed.io.feeds import FeedStore
-from feed.io.redis import Change, FeatureStore, claim_catalogue, connect
+from feed.io.redis import Change, FeatureStore, claim_catalogue, claim_topics, connect
 from feed.ranking.types import Feed, FeedItem
 from feed.settings import Settings
 from feed.wire import Position
@@ -57,6 +58,7 @@ def system(tmp_path: Path, redis_url: str, world: World) -> Iterator[Settings]:
     with embedded.start_broker(embedded.free_port(), tmp_path) as server:
         kafka.ensure_topics(server.address, 2, wire.TOPICS)
         client = connect(redis_url)
+        claim_topics(client, {"interactions": "L"})
         claim_catalogue(client, HELD)
         change = Change(Position("L", 0, 1), items={item.item_id: item for item in world.items}, newest=END)
         for user in world.users:
@@ -78,7 +80,7 @@ def feed(world: World, user: int) -> Feed:
 
 def live(system: Settings, world: World, sender: kafka.Sender, time_scale: float = 600.0) -> Live:
     client = connect(system.redis)
-    return Live(world, FeatureStore(client), FeedStore(client), sender, time_scale)
+    return Live(world, FeatureStore(client), FeedStore(client), sender, time_scale, "L")
 
 
 def go_on(figures: Figures, seconds: float) -> bool:
@@ -284,9 +286,11 @@ def test_with_no_options_the_command_joins_and_its_report_adds_up(system: Settin
     for arm in found["summary"].values():
         assert 0 < arm["share_of_best"] < 1
     assert "share of best" in done.stdout
+    assert "feeds lag" not in done.stdout
 
 
-def test_ctrl_c_ends_it_in_order_with_everything_acknowledged(system: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("as_started", [signal.SIG_DFL, signal.SIG_IGN])  # ignored: by a script, in its background
+def test_ctrl_c_ends_it_in_order_with_everything_acknowledged(system: Settings, tmp_path: Path, as_started: int) -> None:
     report = tmp_path / "report.json"
     process = subprocess.Popen(
         command(system, f"--report={report}"),
@@ -294,6 +298,7 @@ def test_ctrl_c_ends_it_in_order_with_everything_acknowledged(system: Settings, 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, as_started),
     )
     assert process.stdout is not None
     assert "in the world" in process.stdout.readline()  # the first line of figures: it runs
@@ -302,6 +307,41 @@ def test_ctrl_c_ends_it_in_order_with_everything_acknowledged(system: Settings, 
     assert process.returncode == 0, err
     assert "events acknowledged in" in out
     assert json.loads(report.read_text())["events_acknowledged"] == len(sent(system))
+
+
+def test_feeds_that_know_what_their_users_did_have_no_age(system: Settings, world: World) -> None:
+    store = FeedStore(connect(system.redis))
+    with kafka.Sender(system.kafka) as sender:
+        people = live(system, world, sender)
+        for _ in range(3):
+            assert {visit.age for visit in people.act(100)} == {0.0}
+            sender.flush()
+            end = max(sender.positions().values())
+            made = [msgspec.structs.replace(feed(world, row), position=Position("L", 0, end)) for row in range(USERS)]
+            store.write(made)
+            people.audience.free[:] = 0.0
+
+
+def test_feeds_that_lag_are_said_while_it_runs_at_its_end_and_in_the_report(system: Settings, tmp_path: Path) -> None:
+    """There is no feeds agent: feeds stay as they are, whatever their users do."""
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        command(system, "--duration=10.6", "--rate=100", f"--report={report}"),
+        env=environment(system), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    while_running, end = done.stdout.split("events acknowledged in")
+    assert while_running.count("feeds lag: ") == 1
+    for text in (while_running, end):
+        assert "requests saw a feed that did not know what its user had done more than 5 s before" in text
+        assert "lower --rate" in text
+        assert "feeds agent" in text
+    found = json.loads(report.read_text())
+    age = found["feed_age"]
+    assert age["requests"] == sum(arm["requests"] for arm in found["summary"].values())
+    assert 0.1 < age["older_than_5_s"] < 0.6
+    assert age["p50"] < 5 < age["p95"] < 11
+    assert [span["feed_age"]["requests"] > 0 for span in found["timeline"]] == [True, True]
 
 
 def test_another_seed_ends_the_command_with_status_2_and_one_line(system: Settings) -> None:

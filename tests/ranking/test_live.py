@@ -3,7 +3,9 @@ import threading
 import numpy as np
 import pytest
 
+from feed.catalogue import Item
 from feed.errors import NoChampion
+from feed.events import utc
 from feed.ranking.arms import Policy
 from feed.ranking.live import Live
 from feed.registry import Registry
@@ -16,10 +18,11 @@ class Catalogue:
     def __init__(self, path, items=30):
         self.coming = [item(k) for k in range(items)]
         self.now = 0.0
-        self.live = Live(Registry(path), Policy(feed_size=500), self.changed, lambda: NOW, lambda: self.now)
+        self.time = NOW
+        self.live = Live(Registry(path), Policy(feed_size=500), self.changed, lambda: self.time, lambda: self.now)
 
     def changed(self, table):
-        rows = [table.upsert(item) for item in self.coming]
+        rows = [table.remove(item) if isinstance(item, str) else table.upsert(item) for item in self.coming]
         self.coming = []
         return np.array(rows, np.int64)
 
@@ -210,3 +213,56 @@ def test_refreshes_pause_and_leave_most_of_the_time_to_ranking(tmp_path, state):
         catalogue.live.refresh()
         catalogue.now += 0.01
     assert 2 <= len(calls) <= 4  # of 20 s and what refreshing took, at most a third was spent refreshing
+
+
+def shown(catalogue, state):
+    return {place.item_id for place in catalogue.live.rank([state.user("19")])[0].items}
+
+
+@pytest.mark.parametrize(
+    "withdrawn",
+    ["3", Item(item_id="3", available=False), Item(item_id="3", expires_at=utc(NOW)), item(3, created=NOW + 1)],
+)
+def test_what_is_withdrawn_is_no_candidate_after_the_next_refresh_and_one_again_when_it_comes_again(tmp_path, state, withdrawn):
+    promote(tmp_path, snapshot(state))
+    catalogue = Catalogue(tmp_path)
+    catalogue.refresh()
+    assert "3" in shown(catalogue, state)
+    catalogue.coming = [withdrawn]
+    catalogue.refresh()
+    assert "3" not in shown(catalogue, state)
+    assert not catalogue.live.showable("3")
+    assert catalogue.live.showable("4")
+    catalogue.coming = [item(3)]
+    catalogue.refresh()
+    assert "3" in shown(catalogue, state)
+
+
+def test_an_item_expires_by_the_time_of_the_log_without_a_record_and_is_named_once(tmp_path, state):
+    promote(tmp_path, snapshot(state))
+    catalogue = Catalogue(tmp_path)
+    catalogue.coming += [Item(item_id="brief", expires_at=utc(NOW + 10)), Item(item_id="longer", expires_at=utc(NOW + 20))]
+    catalogue.refresh()
+    assert catalogue.live.expired() == set()
+    catalogue.time = NOW + 9.9
+    assert {"brief", "longer"} <= shown(catalogue, state)
+    assert catalogue.live.expired() == set()
+    catalogue.time = NOW + 10
+    assert shown(catalogue, state) & {"brief", "longer"} == {"longer"}
+    assert catalogue.live.expired() == {"brief"}
+    assert catalogue.live.expired() == set()
+    catalogue.time = 0.0  # Redis has lost its clock
+    assert shown(catalogue, state) >= {"longer", "4"}
+    assert catalogue.live.expired() == set()
+
+
+def test_an_item_that_is_moved_into_the_future_counts_as_expired_until_then(tmp_path, state):
+    promote(tmp_path, snapshot(state))
+    catalogue = Catalogue(tmp_path)
+    catalogue.refresh()
+    catalogue.live.expired()
+    catalogue.coming = [item(3, created=NOW + 5)]
+    catalogue.refresh()
+    assert catalogue.live.expired() == {"3"}
+    catalogue.time = NOW + 5
+    assert "3" in shown(catalogue, state)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from feed.registry import Registry
 from feed.wire import FeatureUpdate, partition_of
 from stream_processors import feeds as module
 from stream_processors.feeds import Everybody, FeedsAgent, changed_users
+from stream_processors.lag import LATE_SECONDS
 from tests.small import NOW, fill, item, position, promote, snapshot, world
 
 ROOT = Path(__file__).parents[2]
@@ -272,3 +274,32 @@ def test_the_process_follows_updates_champions_and_new_items(redis_url, tmp_path
             Registry(tmp_path / "registry").roll_back()
             until(lambda: feeds.generations(list(state.users)) == [3] * 10)
             assert {feed.model_version for feed in feeds.read_many(list(state.users))} == {"v000001"}
+
+
+def test_a_feeds_agent_that_stood_still_says_that_feeds_lagged(redis_url, tmp_path, capfd):
+    state = world(users=10, items=60)
+    fill(redis_url, state)
+    promote(tmp_path / "registry", snapshot(state))
+    feeds = FeedStore(connect(redis_url))
+    with embedded.start_broker(embedded.free_port(), tmp_path / "broker") as broker:
+        kafka.ensure_topics(broker.address, 2, wire.TOPICS)
+        with (
+            kafka.Sender(broker.address) as sender,
+            running_agent(broker.address, redis_url, tmp_path / "registry", tmp_path) as agent,
+        ):
+
+            def update(user):
+                feeds._client.delete(f"feed:{user}:meta")
+                sender.send(wire.FEATURE_UPDATES, "0", FeatureUpdate((user,), position(1)), partition=0)
+                sender.flush()
+
+            update("1")
+            until(lambda: feeds.read("1"))
+            agent.send_signal(signal.SIGSTOP)
+            update("2")
+            time.sleep(LATE_SECONDS + 0.1)
+            agent.send_signal(signal.SIGCONT)
+            until(lambda: feeds.read("2"))
+            said = []
+            until(lambda: said.append(capfd.readouterr().err) or "feeds lag behind the features" in "".join(said))
+    assert '"share_of_batches": "' in "".join(said)
