@@ -8,7 +8,6 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 from kafka.net.sasl import get_sasl_mechanism
@@ -42,14 +41,19 @@ def diagnose_kafka(broker: Broker) -> str | None:
     return None
 
 
-def shakes_hands(broker: Broker) -> bool:
-    """Whether TLS begins with one of the servers. kafka-python would wait for ever for one that is silent then."""
-    tls = broker.tls()
+def reach(broker: Broker) -> None:
+    """Return if one of the servers accepts a connection. Raises the last one's `OSError` if none does.
+
+    kafka-python leaves a thread behind at each client that does not connect, and waits for ever for a TLS that does not begin.
+    """
+    tls, away = broker.tls(), OSError(f"no servers in {broker}")
     for host, port in broker.addresses():
-        with suppress(OSError):  # an ssl.SSLError is one
+        try:
             _connect(host, port, tls).close()
-            return True
-    return False
+            return
+        except OSError as error:  # an ssl.SSLError is one
+            away = error
+    raise away
 
 
 def kafka_options(broker: Broker) -> dict[str, object]:

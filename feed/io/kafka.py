@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from feed.address import Broker
 from feed.errors import BadSetting, FeedError, Refused
-from feed.io.diagnosis import diagnose_kafka, kafka_options, shakes_hands
+from feed.io.diagnosis import diagnose_kafka, kafka_options, reach
 from feed.io.fetched import COMMITTED, Fetched
 from feed.wire import LARGEST, Topic, encode, partition_of
 
@@ -425,16 +425,22 @@ def _consumer(broker: Broker | str, **options: Any) -> KafkaConsumer:
 
 
 def _connect(broker: Broker | str) -> KafkaAdminClient:
-    broker = Broker.of(broker)
+    broker, away = Broker.of(broker), ""
     for attempt in stamina.retry_context(on=KafkaError, attempts=None, timeout=None, wait_initial=0.2, wait_max=5.0):
         with attempt:
             if attempt.num > 1:
                 if why := diagnose_kafka(broker):
                     raise Refused(why)
-                log.warning("waiting for the broker", servers=str(broker), attempt=attempt.num)
-            if broker.encrypted and not shakes_hands(broker):
-                raise KafkaConnectionError(f"no TLS with {broker}")
-            return KafkaAdminClient(**kafka_options(broker), bootstrap_timeout_ms=2_000)
+                log.warning("waiting for the broker", servers=str(broker), error=away, attempt=attempt.num)
+            try:
+                reach(broker)
+                return KafkaAdminClient(**kafka_options(broker), bootstrap_timeout_ms=2_000)
+            except OSError as error:
+                away = str(error)
+                raise KafkaConnectionError(away) from error
+            except KafkaError as error:
+                away = str(error)
+                raise
     raise AssertionError("unreachable: attempts are unlimited")
 
 

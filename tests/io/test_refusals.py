@@ -269,10 +269,10 @@ def test_a_password_that_is_changed_while_a_service_runs_ends_it_with_the_reason
         settings = {"FEED_KAFKA": own_broker, "FEED_REDIS": url, "FEED_PARTITIONS": "2", "FEED_SESSION_SECONDS": "2"}
         with service("stream_processors/features.py", log, settings) as process, kafka.Sender(own_broker) as sender:
             sender.send_raw("items", 0, b"k", b"{}")
-            client = redis.Redis.from_url(url)
-            while not client.keys("position:*"):
+            while "dead letter" not in log.read_text():  # it is at work
                 assert process.poll() is None
                 time.sleep(0.05)
+            client = redis.Redis.from_url(url)
             client.config_set("requirepass", "other")
             client.client_kill_filter(_type="normal", skipme=True)
             sender.send_raw("items", 0, b"k", b"{}")
