@@ -171,7 +171,7 @@ def test_embedded_servers_stand_in_and_are_found_where_they_listen(tmp_path):
 
 
 def test_an_app_that_keeps_sending_while_it_starts_does_not_decide_how_topics_are_made(tmp_path):
-    features, health = ROOT / "stream_processors" / "features.py", ROOT / "deploy" / "health.py"
+    features, health = ROOT / "stream_processors" / "features.py", ROOT / "deploy" / "health.sh"
     running, said = system(
         tmp_path,
         f"""
@@ -182,7 +182,7 @@ def test_an_app_that_keeps_sending_while_it_starts_does_not_decide_how_topics_ar
           command: [python, {features}]
           environment:
             {{FEED_KAFKA: "kafka:19092", FEED_REDIS: "redis://redis:6379/0", FEED_PARTITIONS: 3, FEED_SESSION_SECONDS: 2}}
-          healthcheck: {{test: [CMD, python, {health}, features]}}
+          healthcheck: {{test: [CMD, bash, {health}, features]}}
           depends_on: {{redis: {{condition: service_healthy}}, kafka: {{condition: service_healthy}}}}
         """,
     )
