@@ -136,7 +136,7 @@ class Keeper:
                 f"keys of Redis are lost again, soon after they were computed anew ({', '.join(found.keys[:NAMED])}): find out "
                 "who removes them. Until then each attempt waits longer than the one before"
             )
-        if self._recovery.begin(found.epoch):
+        if self._recovery.begin(found.epoch, found.keys):
             log.error(
                 "keys in Redis are missing or cannot be read: everything is computed anew from the log",
                 keys=found.keys[:NAMED], found=len(found.keys),

@@ -12,7 +12,7 @@ write into a new state nor remove from it, and any worker can go on where one ha
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple, cast
 
 import redis
@@ -25,21 +25,19 @@ from feed.io.redis import POSITIONS, SOUND, TRANSIENT
 log = structlog.get_logger()
 
 # what is computed from the log; `position:`, `marks:`, `items:stamp` and `clock` are of earlier versions
-COMPUTED = (
-    *(b"user:", b"item:", b"near:", b"items:", b"members:", b"erased", b"counters"),
-    *(b"open:", b"due:", b"position:", b"marks:"),
-)
-CLOCK = b"clock"
+# (`erased` is, too, but stays unless it is what is lost: a log may have lost the record that says who was erased)
+COMPUTED = (b"user:", b"item:", b"near:", b"items:", b"members:", b"counters", b"open:", b"due:", b"position:", b"marks:")
+CLOCK, ERASED = b"clock", "erased"
 AT_ONCE = 1000  # keys looked at, or removed, in one script
 AGAIN_SECONDS = 60.0  # a rebuild that begins so soon after the one before counts as one in a row
 AT_ONCE_IN_A_ROW = 4  # the next ones wait, from 10 seconds to 5 minutes
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10.0, 300.0
 
-# KEYS: positions. ARGV: epoch found, new epoch, now, rebuilds in a row
+# KEYS: positions, then what is of no use any more. ARGV: epoch found, new epoch, now, rebuilds in a row
 _BEGIN = """
 local epoch = redis.pcall('HGET', KEYS[1], 'epoch')
 if (type(epoch) == 'string' and epoch or '') ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
+redis.call('DEL', unpack(KEYS))
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'state', 'wiping', 'since', ARGV[3], 'rebuilds', ARGV[4])
 return 1
 """
@@ -64,14 +62,14 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[2])
 return 1
 """
 
-# KEYS: positions, members, changed, open, due, outbox. ARGV: where to go on among the users and the items, how many at once.
-# Returns the epoch, where to go on, and what is missing: how many keys, and their names
+# KEYS: positions, members, changed, open, due, outbox, withdrawn, erased.
+# ARGV: where to go on among the users and the items, how many at once. Returns the epoch, where to go on, what is missing
 _AUDIT = (
     SOUND
     + """
 local epoch = held('epoch')
 if held('state') == 'wiping' then return {epoch, '0', '0', {}} end
-require_sizes(unpack(KEYS, 2, 6))
+require_sizes(unpack(KEYS, 2, 8))
 local users, items = {'0', {}}, {'0', {}}
 if #lost == 0 then
   users = redis.call('SSCAN', KEYS[2], ARGV[1], 'COUNT', ARGV[3])
@@ -106,7 +104,9 @@ class Recovery:
     def audit(self, topic_id: str, partition: int) -> Found:
         """Looks at this partition of `interactions`, at the next thousand of its users and the next thousand items."""
         members, name = f"members:{partition}", f"{topic_id}:{partition}"
-        keys = [POSITIONS, members, "items:changed", f"open:{name}", f"due:{name}", f"outbox:{name}"]
+        keys = [
+            POSITIONS, members, "items:changed", f"open:{name}", f"due:{name}", f"outbox:{name}", "items:withdrawn", ERASED
+        ]  # fmt: skip
         cursor = self._users.get(members, b"0")
         epoch, users, items, lost = self._audit(keys=keys, args=[cursor, self._items, AT_ONCE])
         self._users[members], self._items = users, items
@@ -117,11 +117,15 @@ class Recovery:
         since, rebuilds = self._last()
         return max(0.0, since + _pause(rebuilds) - time.time())
 
-    def begin(self, epoch: str) -> bool:
-        """Forget all positions, for everything to be computed anew; False if the state is not the one of `epoch` any more."""
+    def begin(self, epoch: str, lost: Collection[str] = ()) -> bool:
+        """Forget all positions, for everything to be computed anew; False if the state is not the one of `epoch` any more.
+
+        `lost`: the keys that are missing or cannot be read, for which it is done.
+        """
         since, rebuilds = self._last()
         rebuilds = rebuilds + 1 if time.time() - since < _pause(rebuilds) + AGAIN_SECONDS else 1
-        return bool(self._begin(keys=[POSITIONS], args=[epoch, uuid.uuid4().hex, time.time(), rebuilds]))
+        keys = [POSITIONS, *(key for key in lost if key == ERASED)]
+        return bool(self._begin(keys=keys, args=[epoch, uuid.uuid4().hex, time.time(), rebuilds]))
 
     def renew(self, epoch: str) -> None:
         """Give the state another epoch: it has come back older than it was, so who keeps up with it must read it anew."""

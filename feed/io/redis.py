@@ -105,12 +105,14 @@ local function size(command, key)
   return type(n) == 'number' and n or -1
 end
 local function expected(key) return tonumber(held(key)) or 0 end
-local function require_sizes(members, changed, open, due, outbox)
+local function require_sizes(members, changed, open, due, outbox, withdrawn, erasures)
   require_sound(size('SCARD', members) == expected(members), members)
   require_sound(size('ZCARD', changed) == expected(changed), changed)
   require_sound(size('HLEN', open) == expected(open), open)
   require_sound(size('ZCARD', due) == expected(open), due)
   require_sound(size('XLEN', outbox) >= expected(outbox), outbox)
+  require_sound(size('ZCARD', withdrawn) == expected(withdrawn), withdrawn)
+  require_sound(size('HLEN', erasures) >= expected(erasures), erasures)
 end
 local function require_user(key, member)
   require_sound(redis.call('TYPE', key).ok == (member and 'string' or 'none'), key)
@@ -146,7 +148,8 @@ if ARGV[13] ~= '' and held('marks:' .. own_name) ~= ARGV[15] then return {0, own
 local users, items = tonumber(ARGV[5]), tonumber(ARGV[6])
 local first_user, first_item = 6, 6 + users
 local user_values, item_values = 22, 22 + users
-require_sizes(members, changed, open, due, outbox)
+local withdrawn, erasures, others_open, others_due = unpack(KEYS, #KEYS - 3, #KEYS)
+require_sizes(members, changed, open, due, outbox, withdrawn, erasures)
 if #lost > 0 then return {0, own, other, lost} end
 for i = 1, users do
   local key = KEYS[first_user + i]
@@ -156,10 +159,8 @@ for i = 1, items do
   local described = redis.call('ZSCORE', changed, ARGV[item_values + 5 * i - 4])
   require_item(KEYS[first_item + 2 * i - 1], KEYS[first_item + 2 * i], described)
 end
-local withdrawn, erasures, others_open, others_due = unpack(KEYS, #KEYS - 3, #KEYS)
 local erased = cmsgpack.unpack(ARGV[20])
 if #erased > 0 then
-  require_sound(size('HLEN', erasures) >= 0, erasures)
   require_sound(size('HLEN', others_open) == expected(others_open), others_open)
   require_sound(size('ZCARD', others_due) == expected(others_open), others_due)
 end
@@ -250,7 +251,9 @@ end
 for i = arg + 1, #ARGV, 4 do
   redis.call('XADD', outbox, '*', 'topic', ARGV[i], 'partition', ARGV[i + 1], 'key', ARGV[i + 2], 'value', ARGV[i + 3])
 end
-local sized = {[members] = 'SCARD', [changed] = 'ZCARD', [open] = 'HLEN', [outbox] = 'XLEN'}
+local sized = {
+  [members] = 'SCARD', [changed] = 'ZCARD', [open] = 'HLEN', [outbox] = 'XLEN', [withdrawn] = 'ZCARD', [erasures] = 'HLEN'
+}
 if #erased > 0 then sized[others_open] = 'HLEN' end  -- else nobody would notice that it is lost
 for key, command in pairs(sized) do
   local n = redis.call(command, key)

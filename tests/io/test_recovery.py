@@ -79,6 +79,16 @@ def test_what_was_computed_is_removed_and_nothing_else(client):
     assert set(client.keys("*")) == {b"positions", b"feed:1:meta", b"topics", b"catalogue", b"another", b"outbox:I:0"}
 
 
+def test_who_was_erased_stays_known_unless_that_is_what_is_lost(client):
+    epoch = ready(client)
+    assert FoldStore(client).apply(Change(Position("U", 0, 1), erased={"who": 1234}), 0, "I", 0, epoch).done
+    ready(client)
+    epoch = ready(client)
+    assert FeatureStore(client).erased(["who"]) == {"who": 1234}
+    assert Recovery(client).begin(epoch, ["user:1", "erased"])
+    assert not client.exists("erased")
+
+
 def test_a_slow_worker_removes_nothing_that_a_faster_one_has_computed_anew(client):
     epoch = ready(client)
     fill(client, epoch, 5, 5)

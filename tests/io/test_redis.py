@@ -77,6 +77,9 @@ def filled(client, epoch: str = "") -> None:
     made.users["2"] = new_user("2")
     made.messages.append(Message("t", 0, b"", b""))
     assert store.apply(made, 0, "U", 0, epoch).done
+    gone = Change(Position("C", 0, 3), items={"9": None})
+    assert store.apply(gone, 2, "C", 2, epoch).done
+    assert store.apply(Change(Position("U", 0, 1), erased={"9": 1234}), 0, "I", 10, epoch).done
 
 
 def test_a_change_is_applied_only_in_the_epoch_it_was_computed_in_and_not_while_that_begins(client):
@@ -110,6 +113,9 @@ def test_a_change_is_applied_only_in_the_epoch_it_was_computed_in_and_not_while_
         ("open:I:0", lambda c: c.delete("open:I:0")),
         ("due:I:0", lambda c: c.delete("due:I:0")),
         ("outbox:I:0", lambda c: c.delete("outbox:I:0")),
+        ("items:withdrawn", lambda c: c.delete("items:withdrawn")),
+        ("erased", lambda c: c.delete("erased")),
+        ("erased", lambda c: (c.delete("erased"), c.set("erased", "x"))),
     ],
 )
 def test_what_is_lost_or_no_number_stops_the_next_change_of_it_and_is_named(client, key, lose):
@@ -119,7 +125,7 @@ def test_what_is_lost_or_no_number_stops_the_next_change_of_it_and_is_named(clie
     after.users["3"] = new_user("3")
     lose(client)
     with pytest.raises(Lost) as lost:
-        store.apply(after, 10, "U", 0)
+        store.apply(after, 10, "U", 1)
     assert lost.value.keys[0] == key
     assert store.position("I", 0) == 10
 
@@ -132,9 +138,9 @@ def test_what_is_whole_is_not_lost(client):
     closed = change(
         11, counts={"ghost": {"click": 1}}, pending={"1": Pending()}, marks=Marks(), marks_before=Marks(1.7e9, 0, 0)
     )
-    assert store.apply(closed, 10, "U", 0).done
+    assert store.apply(closed, 10, "U", 1).done
     client.delete("item:ghost")  # it has expired, say
-    assert store.apply(change(12, counts={"ghost": {"click": 1}}), 11, "U", 0).done
+    assert store.apply(change(12, counts={"ghost": {"click": 1}}), 11, "U", 1).done
     assert (client.hget("positions", "outbox:I:0"), client.hget("positions", "open:I:0")) == (b"0", b"0")
 
 
@@ -531,7 +537,5 @@ def test_an_overwritten_record_of_who_was_erased_is_lost_and_not_the_fault_of_th
     assert FeatureStore(client).erased(["1"]) == {}
     with pytest.raises(Lost, match="erased"):
         FoldStore(client).erased(["1"])
-    epoch = "e"
-    client.hset("positions", mapping={"epoch": epoch, "state": module.WIPING})
-    assert Recovery(client).wipe(epoch, 5.0)
+    assert Recovery(client).begin("", ["erased"])
     assert not client.exists("erased")
