@@ -402,14 +402,15 @@ def must_answer(url: str, doing: str = "") -> Iterator[None]:
 
 def read_catalogue(client: redis.Redis) -> dict[str, Any] | None:
     """What world or log the state holds; None if it holds none."""
-    value = cast("bytes | None", client.get("catalogue"))
-    return None if value is None else cast("dict[str, Any]", json.loads(value))
+    return _claimed(client, "catalogue")
 
 
 def claim_catalogue(client: redis.Redis, description: Mapping[str, object]) -> None:
     """Say that the state is about this world or log. Raises `OtherCatalogue` if it is already about another."""
-    value = json.dumps(description, sort_keys=True)
-    if not client.set("catalogue", value, nx=True) and (held := read_catalogue(client)) != json.loads(value):
+    held, value = read_catalogue(client), json.dumps(description, sort_keys=True)
+    if held is None and not client.set("catalogue", value, nx=True):
+        held = read_catalogue(client)
+    if held is not None and held != json.loads(value):
         raise OtherCatalogue(
             f"the system holds {json.dumps(held, sort_keys=True)}, not {value}. Start with an empty one: stop and start "
             "`make up`, or `docker compose down -v` and up, with FEED_SEED_DATA=none to leave it empty"
@@ -418,21 +419,39 @@ def claim_catalogue(client: redis.Redis, description: Mapping[str, object]) -> N
 
 def claim_topics(client: redis.Redis, topic_ids: Mapping[str, str]) -> None:
     """Say that the state is computed from these topics. Raises `OtherLog` if it was computed from others of the same names."""
-    value = json.dumps(dict(topic_ids), sort_keys=True)
-    if not client.set("topics", value, nx=True):
-        held = json.loads(cast(bytes, client.get("topics")))
-        if held != json.loads(value):
-            changed = ", ".join(sorted(name for name in topic_ids if held.get(name) != topic_ids[name]))
-            raise OtherLog(
-                f"Redis holds features of a log that is gone: {changed} was recreated. Empty Redis and the registry "
-                "(`docker compose down -v`; `make up` does it by itself), or point FEED_REDIS at the right server"
-            )
+    held = read_topics(client)
+    if not held and not client.set("topics", json.dumps(dict(topic_ids), sort_keys=True), nx=True):
+        held = read_topics(client)
+    if held and held != topic_ids:
+        changed = ", ".join(sorted(name for name in topic_ids if held.get(name) != topic_ids[name]))
+        raise OtherLog(
+            f"Redis holds features of a log that is gone: {changed} was recreated. Empty Redis and the registry "
+            "(`docker compose down -v`; `make up` does it by itself), or point FEED_REDIS at the right server"
+        )
 
 
 def read_topics(client: redis.Redis) -> dict[str, str]:
     """The ids of the topics that this state is computed from, by name; empty if it is computed from none."""
-    value = cast("bytes | None", client.get("topics"))
-    return {} if value is None else cast("dict[str, str]", json.loads(value))
+    return _claimed(client, "topics") or {}
+
+
+def _claimed(client: redis.Redis, key: str) -> dict[str, Any] | None:
+    """What `key` says; None if there is none. One that cannot be read is removed: nobody knows what state that is.
+
+    Without `positions`, which go with the topics, everything is computed anew.
+    """
+    try:
+        value = cast("bytes | None", client.get(key))
+        held = None if value is None else json.loads(value)
+    except TRANSIENT:
+        raise
+    except (ResponseError, ValueError):
+        held = False
+    if held is None or isinstance(held, dict):
+        return held
+    log.error("a key in Redis cannot be read: removed", key=key)
+    client.delete(key, *([POSITIONS] if key == "topics" else []))
+    return None
 
 
 class FeatureStore:

@@ -389,6 +389,23 @@ def test_another_catalogue_is_refused_by_name(client):
     assert read_catalogue(client) == {"kind": "simulated", "seed": 0}
 
 
+@pytest.mark.parametrize("value", ["{", "3", "\ud83d", None])
+def test_a_claim_that_cannot_be_read_is_removed_and_what_is_of_unknown_topics_is_computed_anew(client, value):
+    filled(client)
+    for key in ("topics", "catalogue"):
+        if value is None:
+            client.rpush(key, "x")
+        else:
+            client.set(key, value.encode("utf-8", "surrogatepass"))
+    assert read_catalogue(client) is None
+    claim_catalogue(client, {"kind": "log"})
+    assert read_catalogue(client) == {"kind": "log"}
+    assert client.exists("positions")
+    claim_topics(client, {"interactions": "a"})
+    assert module.read_topics(client) == {"interactions": "a"}
+    assert not client.exists("positions")
+
+
 def test_state_of_a_recreated_topic_is_refused(client):
     claim_topics(client, {"interactions": "a", "users": "b"})
     claim_topics(client, {"interactions": "a", "users": "b"})
