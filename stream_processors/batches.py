@@ -58,6 +58,11 @@ class Batch:
         """Allow the commit up to `end`; False if this batch is stale, or one before it was not acknowledged."""
         return self._consumer.ack_batch(self)
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether with it all that was acknowledged before a rewind has come again."""
+        return bool(self.start < self._consumer.acknowledged_once(self.tp) <= self.end)
+
     def touch(self) -> None:
         """Tell the watchdog that work on this batch goes on: it takes long, or waits for something that has been said."""
         self._consumer.progress[self.tp.topic] += 1

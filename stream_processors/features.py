@@ -24,7 +24,7 @@ from feed.io.recovery import require_no_eviction
 from feed.io.redis import TRANSIENT, WIPING, Change, FeatureStore, FoldStore, Standing, connect
 from feed.wire import Position
 from stream_processors import keeper, transport
-from stream_processors.folder import Folder
+from stream_processors.folder import Folder, feature_updates
 from stream_processors.lag import Lag
 from stream_processors.transport import Batch
 
@@ -95,6 +95,10 @@ class FeaturesAgent:
             except Lost as lost:
                 self._report(self._epoch, lost.keys)
                 raise
+            except TRANSIENT:
+                raise
+            except RedisError as error:  # whatever ails Redis, nothing else is to blame
+                raise FeedError(f"Redis does not do what it should: {error!r}") from error
 
     def _try(self, batch: Batch) -> int | None:
         """The position found or reached; None if somebody else has moved it meanwhile, -1 if nothing can be applied now."""
@@ -130,17 +134,17 @@ class FeaturesAgent:
         found = start.offset if topic is wire.ITEMS else standing.offsets[other, start.partition]
 
         def apply(change: Change) -> bool:
-            if batch.again:  # what it caused was sent then
-                change.messages = [message for message in change.messages if message.topic == wire.FEATURE_UPDATES.name]
+            if batch.again:  # what it caused was sent then, and half of a history makes worse feeds than those that are there
+                change.messages = []
+            if batch.caught_up and end == batch.end and topic is wire.INTERACTIONS:
+                change.messages += feature_updates(self._store.members(start.partition), reached)
             return self._store.apply(change, start.offset, other, found, standing.epoch).done
 
         try:
             change = self._folder.fold(topic, records, reached, self._store, self._table)
             applied = apply(change)
-        except (*TRANSIENT, FeedError, MemoryError):
+        except (RedisError, *TRANSIENT, FeedError, MemoryError):
             raise
-        except RedisError as error:  # whatever ails Redis, the records are not to blame
-            raise FeedError(f"Redis has not applied a batch: {error!r}") from error
         except Exception as error:
             if len(records) > 1:
                 half = len(records) // 2

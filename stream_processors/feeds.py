@@ -108,7 +108,7 @@ class FeedsAgent:
         """Bring in a new champion, if there is one."""
         await self.or_say("the champion is not followed", lambda: asyncio.to_thread(self._live.follow))
 
-    async def or_say(self, ailing: str, act: Callable[[], Awaitable[None]]) -> None:
+    async def or_say(self, ailing: str, act: Callable[[], Awaitable[object]]) -> None:
         """What fails, as when Redis or the registry's files (a folder without permission) cannot be read, is said once."""
         try:
             await act()
@@ -262,7 +262,10 @@ def main() -> None:
     app = transport.make_app("feeds", configuration)
 
     async def catch_up() -> None:
-        await everybody.catch_up(lambda: {tp.partition for tp in transport.assigned(app)})
+        def owned() -> set[int]:
+            return {tp.partition for tp in transport.assigned(app)}
+
+        await agent.or_say("not everybody is ranked yet", lambda: everybody.catch_up(owned))
 
     lag = Lag("feeds lag behind the features", "send fewer events, or stop other processes of this machine")
     transport.consume(app, wire.FEATURE_UPDATES, lag.timed(agent.apply))

@@ -58,14 +58,13 @@ class Folder:
             readable = self._readable(change, topic, records, wire.decode_event, self._misplaced_event)
             erased = store.erased(list(dict.fromkeys(event.user_id for _, event in readable)))
             events = [event for record, event in readable if not _is_erased(erased, event.user_id, record)]
+            if skipped := len(readable) - len(events):
+                change.tallies["erased"] += skipped
             self._load(change, [event.user_id for event in events], store)
             self._fold_events(change, events, store, table)
         for state in change.users.values():
             self._finish(state, end)
-        users, key = list(change.users), str(end.partition).encode()
-        for start in range(0, len(users), USERS_OF_AN_UPDATE):
-            update = FeatureUpdate(tuple(users[start : start + USERS_OF_AN_UPDATE]), end)
-            change.messages.append(Message(wire.FEATURE_UPDATES.name, end.partition, key, wire.encode(update)))
+        change.messages += feature_updates(list(change.users), end)
         return change
 
     def set_aside(self, topic: wire.Topic, record: Any, end: Position, error: Exception) -> Change:
@@ -185,6 +184,8 @@ class Folder:
                 deletes = record.value is None and topic.compacted
                 message = wire.decode_deleted(record.key) if deletes else decode(record.value)
                 reason = refuse(message, change.position.partition)
+                if deletes and topic is wire.USERS and reason is None:
+                    reason = self._undated(record)
             except Unreadable as error:
                 reason = str(error)
             if reason is None:
@@ -215,6 +216,16 @@ class Folder:
             "partitioner murmur2 (librdkafka: partitioner=murmur2_random)"
         )
 
+    def _undated(self, record: Any) -> str | None:
+        """Why this record cannot say until when somebody is erased."""
+        ahead = record.timestamp / 1000 - self._clock()
+        if record.timestamp >= 0 and ahead <= self._future:
+            return None
+        return (
+            f"the time of the record, {record.timestamp} ms since 1970, is missing or {ahead:.0f} s in the future: whatever "
+            "came until then would be erased. Send it again with the time of now"
+        )
+
     def _misplaced_event(self, event: Event, partition: int) -> str | None:
         ahead = event.at - self._clock()
         if ahead > self._future:
@@ -223,6 +234,15 @@ class Folder:
                 "accepted): set the sender's clock, or FEED_FUTURE_SECONDS"
             )
         return self._misplaced_user(event, partition)
+
+
+def feature_updates(users: Sequence[str], end: Position) -> list[Message]:
+    """The messages that tell whose features have changed."""
+    key = str(end.partition).encode()
+    parts = (tuple(users[start : start + USERS_OF_AN_UPDATE]) for start in range(0, len(users), USERS_OF_AN_UPDATE))
+    return [
+        Message(wire.FEATURE_UPDATES.name, end.partition, key, wire.encode(FeatureUpdate(part, end))) for part in parts
+    ]  # fmt: skip
 
 
 def _user_id(message: Any) -> str:

@@ -4,11 +4,15 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 import structlog
 
 from deploy import embedded
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # what else the machine does is no property
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

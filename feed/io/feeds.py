@@ -12,11 +12,12 @@ older feed bring it back, nor does taking it out replace a newer feed. (`feed.io
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
 import redis
+import structlog
 
 from feed.io.redis import erased_name
 from feed.ranking.types import MODEL, Feed
@@ -126,6 +127,9 @@ return {step[1], items}
 META = ":meta"
 AT_ONCE = 200  # feeds sent to Redis together: about a megabyte
 
+log = structlog.get_logger()
+T = TypeVar("T")
+
 _feed = msgspec.json.Decoder(Feed)
 
 
@@ -168,11 +172,12 @@ class FeedStore:
 
     def read_many(self, user_ids: Sequence[str]) -> list[Feed | None]:
         """The users' feeds, in order, None where there is none."""
-        return [None if value is None else _feed.decode(value) for value in self._metas(user_ids)]
+        return [_decoded(_feed, user_id, value) for user_id, value in zip(user_ids, self._metas(user_ids), strict=True)]
 
     def generations(self, user_ids: Sequence[str]) -> list[int]:
         """The generations of the users' feeds, in order, 0 where there is none."""
-        return [0 if value is None else _head.decode(value).generation for value in self._metas(user_ids)]
+        heads = [_decoded(_head, user_id, value) for user_id, value in zip(user_ids, self._metas(user_ids), strict=True)]
+        return [0 if head is None else head.generation for head in heads]
 
     def take_out(self, item_ids: Collection[str]) -> set[str]:
         """Take these items out of all feeds, each feed atomically; returns the users who had one of them in theirs."""
@@ -195,6 +200,15 @@ class FeedStore:
 
     def _metas(self, user_ids: Sequence[str]) -> list[bytes | None]:
         return cast("list[bytes | None]", self._client.mget([_meta_key(i) for i in user_ids])) if user_ids else []
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], user_id: str, value: bytes | None) -> T | None:
+    """What the meta of this user's feed says; a value that says nothing counts as none, and is written anew."""
+    try:
+        return None if value is None else decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.warning("a feed that cannot be read counts as none", user=user_id, error=str(error))
+        return None
 
 
 def _key(user_id: str) -> str:

@@ -19,6 +19,7 @@ import redis
 import structlog
 from redis.exceptions import ResponseError
 
+from feed.address import masked
 from feed.errors import BadSetting
 from feed.io.redis import POSITIONS, SOUND, TRANSIENT
 
@@ -26,7 +27,7 @@ log = structlog.get_logger()
 
 # what is computed from the log; `position:`, `marks:`, `items:stamp` and `clock` are of earlier versions
 # (`erased` is, too, but stays unless it is what is lost: a log may have lost the record that says who was erased)
-COMPUTED = (b"user:", b"item:", b"near:", b"items:", b"members:", b"counters", b"open:", b"due:", b"position:", b"marks:")
+COMPUTED = (b"user:", b"item:", b"near:", b"items:", b"members:", b"open:", b"due:", b"position:", b"marks:")
 CLOCK, ERASED = b"clock", "erased"
 AT_ONCE = 1000  # keys looked at, or removed, in one script
 AGAIN_SECONDS = 60.0  # a rebuild that begins so soon after the one before counts as one in a row
@@ -38,6 +39,9 @@ _BEGIN = """
 local epoch = redis.pcall('HGET', KEYS[1], 'epoch')
 if (type(epoch) == 'string' and epoch or '') ~= ARGV[1] then return 0 end
 redis.call('DEL', unpack(KEYS))
+for _, name in ipairs({'events', 'repeats', 'erased', 'dead_letters', 'set_aside'}) do
+  redis.pcall('HDEL', 'counters', 'features.' .. name)
+end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'state', 'wiping', 'since', ARGV[3], 'rebuilds', ARGV[4])
 return 1
 """
@@ -178,8 +182,8 @@ def require_no_eviction(client: redis.Redis, url: str) -> None:
         log.warning("Redis does not say what it does when its memory is full: set its maxmemory-policy to noeviction")
     elif policy != "noeviction":
         raise BadSetting(
-            f"Redis at {url} has maxmemory-policy {policy}: when its memory is full it removes keys, and features with them. "
-            "Set it to noeviction (`redis-cli CONFIG SET maxmemory-policy noeviction`, and in its configuration)"
+            f"Redis at {masked(url)} has maxmemory-policy {policy}: when its memory is full it removes keys, and features "
+            "with them. Set it to noeviction (`redis-cli CONFIG SET maxmemory-policy noeviction`, and in its configuration)"
         )
 
 
@@ -193,6 +197,6 @@ def require_own(client: redis.Redis, url: str, known: Callable[[], bool]) -> Non
     key = next((key for pattern in ("user:*", "item:*") for key in client.scan_iter(pattern, count=AT_ONCE)), None)
     if key is not None and not known():
         raise BadSetting(
-            f"Redis at {url} holds {key.decode()!r}, which is not of this system: it needs a database of its own, because it "
-            "removes such keys before it computes them anew. Point FEED_REDIS at an empty one, such as one with another number"
+            f"Redis at {masked(url)} holds {key.decode()!r}, which is not of this system: it needs a database of its own, "
+            "because it removes such keys before it computes them anew. Point FEED_REDIS at an empty one"
         )

@@ -484,6 +484,10 @@ class FeatureStore:
         for key in self._client.scan_iter("user:*", count=2000):
             yield key.decode().removeprefix("user:")
 
+    def members(self, partition: int) -> list[str]:
+        """The users of this partition, in no order."""
+        return [user_id.decode() for user_id in cast("set[bytes]", self._client.smembers(f"members:{partition}"))]
+
     def contents(self, ids: Sequence[str]) -> dict[str, Item]:
         """The catalogue's entries of these items, where there are any."""
         values = self._contents(keys=[f"item:{item_id}" for item_id in ids])
@@ -727,8 +731,11 @@ class FeatureStore:
         return Applied(bool(done), int(found), int(other))
 
     def tally(self, name: str) -> None:
-        """One more of what is counted so in `counters`."""
-        self._client.hincrby("counters", name, 1)
+        """One more of what is counted so in `counters`; what ails that hash is said, and nothing else."""
+        try:
+            self._client.hincrby("counters", name, 1)
+        except ResponseError as error:
+            log.warning("not counted", counter=name, error=str(error))
 
     def outbox(self, topic_id: str, partition: int, most: int | None = None) -> list[tuple[bytes, Message]]:
         """Messages not yet known to be sent, oldest first and at most `most`, with the id to remove them by."""

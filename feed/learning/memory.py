@@ -10,6 +10,7 @@ Reference: Aggarwal 2006, "On Biased Reservoir Sampling in the Presence of Strea
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
+import structlog
 
 from feed.examples import Example
 from feed.features import FeatureSpace
@@ -17,6 +18,8 @@ from feed.features.frozen import ItemFeatures
 from feed.features.space import VOCABULARY_OF_BAG
 from feed.learning.loss import Prepared, prepare
 from feed.models.examination import Examination
+
+log = structlog.get_logger()
 
 RESERVOIR = 1_000  # examples, about 6 KB each
 ENTERS = 0.1
@@ -50,8 +53,13 @@ class Reservoir:
         places = rng.permutation(len(self.examples))[:n].tolist()
         for place in places:
             if place not in self._prepared:
-                self._prepared[place] = prepare(self.examples[place], space, examination)
-        return [self._prepared[place] for place in places]
+                try:
+                    self._prepared[place] = prepare(self.examples[place], space, examination)
+                except Exception as error:
+                    log.error(
+                        "an example of the reservoir is passed over", example=self.examples[place].example_id, exc_info=error
+                    )
+        return [self._prepared[place] for place in places if place in self._prepared]
 
     def reread(self, changed: Mapping[str, Collection[str]] | None = None) -> None:
         """They will be read otherwise from now on, in these tokens, by vocabulary; None: in anything."""

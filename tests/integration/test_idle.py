@@ -63,6 +63,7 @@ class System:
             records=records,
             stale=False,
             again=False,
+            caught_up=False,
             ack=lambda: acknowledged.append(True),
         )
         asyncio.run(self.agent.apply(batch))

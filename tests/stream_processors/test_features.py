@@ -74,7 +74,7 @@ def an_agent(client) -> FeaturesAgent:
     return FeaturesAgent(FoldStore(client), NoBroker(), Folder(2, 300.0, 1800.0), TOPIC_IDS, None, 10.0)
 
 
-def clicks(partition: int, start: int, *items: str, again: bool = False) -> SimpleNamespace:
+def clicks(partition: int, start: int, *items: str, again: bool = False, caught_up: bool = False) -> SimpleNamespace:
     """The batch of these clicks of the partition's user, and what became of it: `done`."""
     events = [
         Click(event_id=f"{partition}{item}", user_id=USER_OF[partition], item_id=item, occurred_at=utc(1.7e9 + k))
@@ -82,7 +82,7 @@ def clicks(partition: int, start: int, *items: str, again: bool = False) -> Simp
     ]
     made = SimpleNamespace(
         tp=SimpleNamespace(topic="interactions", partition=partition), start=start, end=start + len(items), stale=False,
-        records=records(*map(wire.encode, events), start=start), again=again, done=[],
+        records=records(*map(wire.encode, events), start=start), again=again, caught_up=caught_up, done=[],
     )  # fmt: skip
 
     async def hold():
@@ -142,7 +142,7 @@ def test_events_wait_until_the_catalogue_is_folded_and_for_an_emptied_redis(redi
     assert client.keys("*") == []
 
 
-def test_what_was_acknowledged_before_is_told_of_users_only(redis_url):
+def test_what_was_acknowledged_before_is_told_of_when_all_of_it_is_there_again_and_then_of_everybody(redis_url):
     client = connect(redis_url)
     describe(client)
     sent = []
@@ -152,10 +152,20 @@ def test_what_was_acknowledged_before_is_told_of_users_only(redis_url):
     broken = clicks(0, 1, "b", again=True)
     broken.records = [SimpleNamespace(offset=1, key=b"", value=b"not json")]
     apply(agent, broken)
+    assert sent == []  # half of a history makes worse feeds than those that are there
+    apply(agent, clicks(0, 2, "c", again=True, caught_up=True))
     assert sent == ["feature-updates"]
-    broken.start, broken.end, broken.again, broken.records[0].offset = 2, 3, False, 2
+    broken.start, broken.end, broken.again, broken.records[0].offset = 3, 4, False, 3
     apply(agent, broken)
     assert sent == ["feature-updates", "dead-letters"]
+
+
+@pytest.mark.parametrize("at", [-1, int(2e13)])
+def test_an_erasure_without_a_time_or_with_one_to_come_is_a_dead_letter(redis_url, at):
+    log = Log(redis_url)
+    log.fold(wire.USERS, (profile(), 100), (None, at))
+    assert log.user()["profile"] == {"country": "DE"}
+    assert ["the time of the record" in letter.reason for letter in log.letters] == [True]
 
 
 @pytest.mark.parametrize("lose", [lambda c: c.delete("user:" + USER_OF[0]), lambda c: c.set("user:" + USER_OF[0], "[]")])

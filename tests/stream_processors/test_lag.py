@@ -60,7 +60,7 @@ def test_what_was_sent_before_the_process_began_is_no_lag_of_its_own():
 def test_it_is_measured_when_a_batch_is_done():
     agent = Agent()
     agent.now += 100
-    batch = SimpleNamespace(records=[SimpleNamespace(timestamp=1000 * agent.now)], again=True)
+    batch = SimpleNamespace(records=[SimpleNamespace(timestamp=1000 * agent.now)], again=True, caught_up=False)
 
     async def apply(taken):
         assert taken is batch

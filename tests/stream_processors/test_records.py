@@ -33,7 +33,7 @@ def publish(agent, topic: str, *values: Any) -> None:
         raw = value if isinstance(value, bytes) else json.dumps(value).encode()
         records = [SimpleNamespace(offset=start, key=b"p1", value=raw, timestamp=int(NOW * 1000))]
         place = SimpleNamespace(topic=topic, partition=0)
-        batch = SimpleNamespace(tp=place, start=start, end=start + 1, records=records, again=False)
+        batch = SimpleNamespace(tp=place, start=start, end=start + 1, records=records, again=False, caught_up=False)
         assert agent._try(batch) == start + 1
 
 

@@ -53,7 +53,8 @@ def like(k: int, user: str = "1", **more) -> bytes:
 def batch(values, topic="interactions", start=0):
     records = [SimpleNamespace(offset=start + k, key=b"1", value=value, timestamp=0) for k, value in enumerate(values)]
     return SimpleNamespace(
-        tp=SimpleNamespace(topic=topic, partition=0), start=start, end=start + len(values), records=records, again=False
+        tp=SimpleNamespace(topic=topic, partition=0), start=start, end=start + len(values), records=records,
+        again=False, caught_up=False,
     )  # fmt: skip
 
 
