@@ -81,7 +81,7 @@ def main():
         counted = {user_id: state["events"].get("click", 0) if state else 0 for user_id, state in states}
     if counted != expected:
         return f"counted: {counted}, expected: {expected}"
-    exported = [event.user_id for event in Reader(configuration.broker).messages(wire.INTERACTIONS, wire.decode_event)]
+    exported = [event.user_id for _, event in Reader(configuration.broker).messages(wire.INTERACTIONS, wire.decode_event)]
     read = {user_id: exported.count(user_id) for user_id in expected}
     if read != expected:
         return f"exported: {read}, expected: {expected}"
