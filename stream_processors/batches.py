@@ -225,7 +225,8 @@ class Consumer(driver.Consumer):
                 return None
             if mark != self.mark(tp):
                 return None
-            self._next[tp] = self._once[tp] = committed or 0
+            if tp not in self._next:  # the keeper asks, too: what has been delivered meanwhile counts
+                self._next[tp] = self._once[tp] = committed or 0
         return self._next[tp]
 
     async def _start_of(self, tp: TP, first: int) -> int | None:
