@@ -135,6 +135,20 @@ def decode_deleted(key: bytes | None) -> Deleted:
         raise Unreadable(f"the record has no value, and its key is no id, so it deletes nothing: {error}") from error
 
 
+def undated(timestamp: int, now: float, future_seconds: float) -> str | None:
+    """Why a record of this time (milliseconds since 1970) cannot say until when somebody is erased; None if it can.
+
+    `now`: seconds since 1970.
+    """
+    ahead = timestamp / 1000 - now
+    if timestamp >= 0 and ahead <= future_seconds:
+        return None
+    return (
+        f"the time of the record, {timestamp} ms since 1970, is missing or {ahead:.0f} s in the future: whatever came until "
+        "then would be erased. Send it again with the time of now"
+    )
+
+
 def decode_update(value: bytes | None) -> FeatureUpdate:
     """The feature update in `value`. Raises `Unreadable`."""
     return _decode(_update, value, "feature update")  # type: ignore[no-any-return]

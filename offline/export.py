@@ -73,6 +73,9 @@ class Reader:
         """Raises `Unreadable` for a message that the stream does not count."""
         if (letter := self._letters.of(record)) is not None:
             raise Unreadable(letter.reason)
+        erases = isinstance(message, Deleted) and record.topic == wire.USERS.name
+        if erases and (reason := wire.undated(record.timestamp, time.time(), self.future_seconds)):
+            raise Unreadable(reason)
         if isinstance(message, Event):
             if message.at > time.time() + self.future_seconds:
                 raise Unreadable("occurred_at lies in the future")

@@ -53,9 +53,9 @@ class Folder:
                     change.items[item.item_id] = item
             return change
         if topic is wire.USERS:
-            self._fold_users(change, self._readable(change, topic, records, wire.decode_user, self._misplaced_user), store)
+            self._fold_users(change, self._readable(change, topic, records, wire.decode_user, self._unusable_user), store)
         else:
-            readable = self._readable(change, topic, records, wire.decode_event, self._misplaced_event)
+            readable = self._readable(change, topic, records, wire.decode_event, self._unusable_event)
             erased = store.erased(list(dict.fromkeys(event.user_id for _, event in readable)))
             events = [event for record, event in readable if not _is_erased(erased, event.user_id, record)]
             if skipped := len(readable) - len(events):
@@ -175,7 +175,7 @@ class Folder:
         topic: wire.Topic,
         records: Sequence[Any],
         decode: Callable[[bytes | None], Any],
-        refuse: Callable[[Any, int], str | None] = lambda message, partition: None,
+        refuse: Callable[[Any, Any, int], str | None] = lambda record, message, partition: None,
     ) -> list[tuple[Any, Any]]:
         """The records that can be used, each with its message."""
         readable = []
@@ -183,9 +183,7 @@ class Folder:
             try:
                 deletes = record.value is None and topic.compacted
                 message = wire.decode_deleted(record.key) if deletes else decode(record.value)
-                reason = refuse(message, change.position.partition)
-                if deletes and topic is wire.USERS and reason is None:
-                    reason = self._undated(record)
+                reason = refuse(record, message, change.position.partition)
             except Unreadable as error:
                 reason = str(error)
             if reason is None:
@@ -206,8 +204,12 @@ class Folder:
         change.messages.append(Message(wire.DEAD_LETTERS.name, 0, letter.key or b"", value))
         log.warning("dead letter", topic=letter.topic, partition=place.partition, offset=place.offset, reason=letter.reason)
 
-    def _misplaced_user(self, message: Any, partition: int) -> str | None:
-        user_id = _user_id(message)
+    def _unusable_user(self, record: Any, message: Any, partition: int) -> str | None:
+        if reason := self._misplaced(_user_id(message), partition):
+            return reason
+        return wire.undated(record.timestamp, self._clock(), self._future) if isinstance(message, Deleted) else None
+
+    def _misplaced(self, user_id: str, partition: int) -> str | None:
         right = wire.partition_of(user_id, self._partitions)
         if partition == right:
             return None
@@ -216,24 +218,14 @@ class Folder:
             "partitioner murmur2 (librdkafka: partitioner=murmur2_random)"
         )
 
-    def _undated(self, record: Any) -> str | None:
-        """Why this record cannot say until when somebody is erased."""
-        ahead = record.timestamp / 1000 - self._clock()
-        if record.timestamp >= 0 and ahead <= self._future:
-            return None
-        return (
-            f"the time of the record, {record.timestamp} ms since 1970, is missing or {ahead:.0f} s in the future: whatever "
-            "came until then would be erased. Send it again with the time of now"
-        )
-
-    def _misplaced_event(self, event: Event, partition: int) -> str | None:
+    def _unusable_event(self, record: Any, event: Event, partition: int) -> str | None:
         ahead = event.at - self._clock()
         if ahead > self._future:
             return (
                 f"occurred_at {event.occurred_at.isoformat()} is {ahead:.0f} s in the future (at most {self._future:.0f} s are "
                 "accepted): set the sender's clock, or FEED_FUTURE_SECONDS"
             )
-        return self._misplaced_user(event, partition)
+        return self._misplaced(event.user_id, partition)
 
 
 def feature_updates(users: Sequence[str], end: Position) -> list[Message]:

@@ -224,3 +224,20 @@ def test_removed_items_and_what_was_recorded_of_erased_people_until_then_are_lef
     assert {user.user_id: user.country for user in dataset.users_of(found)} == {"there": "DE", "again": None}
     assert sorted(found.interactions["user_id"]) == ["again", "there"]
     assert reader.unreadable == {"items": 1}
+
+
+@pytest.mark.parametrize("at", [-1, int(2e13)])
+def test_who_is_erased_without_a_time_or_as_of_one_to_come_stays_as_in_the_stream(
+    monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    found = {
+        "users": [kafka.Record("users", 0, 0, b"1", b'{"user_id": "1"}', 100), kafka.Record("users", 0, 1, b"1", None, at)],
+        "interactions": [kafka.Record("interactions", 0, 0, b"1", wire.encode(Like(
+            event_id="e", user_id="1", item_id="a", occurred_at=datetime(2025, 1, 1, tzinfo=UTC)
+        )), 100)],
+    }  # fmt: skip
+    monkeypatch.setattr(kafka, "read_topic", lambda broker, topic: iter(found.get(topic.name, ())))
+    reader = Reader("nowhere")
+    tables = export(reader)
+    assert tables.users["user_id"].tolist() == tables.interactions["user_id"].tolist() == ["1"]
+    assert reader.unreadable == {"users": 1}
