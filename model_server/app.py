@@ -57,7 +57,7 @@ def create_app(client: redis.Redis, registry: Registry, policy: Policy) -> FastA
     features, feeds = FeatureStore(client), FeedStore(client)
     live = Live(registry, policy, features.refresh_items, features.now)
     freshness = Freshness(features, feeds)
-    metrics = Metrics(client, live, freshness)
+    metrics = Metrics(features, live, freshness)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -2,19 +2,16 @@
 
 import time
 from collections.abc import Iterator
-from typing import cast
 
-import redis
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from feed.io.redis import TRANSIENT
+from feed.io.redis import TRANSIENT, FeatureStore
 from feed.ranking.live import Live
 from feed.ranking.types import Feed
 from model_server.freshness import Freshness
 
-COUNTERS = "counters"  # a hash in Redis that every process adds to: `features.set_aside` -> how many
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 AGE_SECONDS = (1.0, 5.0, 15.0, 60.0, 600.0, 3600.0, 86400.0, 604800.0)
 
@@ -22,8 +19,8 @@ AGE_SECONDS = (1.0, 5.0, 15.0, 60.0, 600.0, 3600.0, 86400.0, 604800.0)
 class Metrics(Collector):
     """The server's own counts, and what is looked up whenever somebody asks."""
 
-    def __init__(self, client: redis.Redis, live: Live, freshness: Freshness) -> None:
-        self._client, self._live, self._freshness = client, live, freshness
+    def __init__(self, features: FeatureStore, live: Live, freshness: Freshness) -> None:
+        self._features, self._live, self._freshness = features, live, freshness
         self._registry = CollectorRegistry()
         self._requests = Counter("feedloop_http_requests", "Requests answered", ["path", "status"], registry=self._registry)
         self._seconds = Histogram(
@@ -78,7 +75,6 @@ class Metrics(Collector):
     def _counters(self) -> dict[str, int] | None:
         """What other processes count; None if Redis does not answer."""
         try:
-            found = cast("dict[bytes, bytes]", self._client.hgetall(COUNTERS))
+            return self._features.tallies()
         except TRANSIENT:
             return None
-        return {name.decode(errors="replace"): int(n) for name, n in found.items() if n.isdigit()}

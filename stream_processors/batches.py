@@ -39,15 +39,17 @@ FETCH_WAIT_MS = 200  # the embedded broker scans its partitions at each fetch: n
 class Batch:
     """Consecutive records of one partition: `start` <= every offset < `end`.
 
-    `again`: all of them were acknowledged before they were delivered, by this worker or another.
+    `again`: all of them were acknowledged before they were delivered, by this worker or another. `caught_up`: with them, all
+    that was acknowledged before a rewind has come again.
     """
 
-    __slots__ = ("_consumer", "_mark", "again", "end", "records", "start", "tp")
+    __slots__ = ("_consumer", "_mark", "again", "caught_up", "end", "records", "start", "tp")
 
     def __init__(self, tp: TP, start: int, records: Sequence[Any], consumer: "Consumer") -> None:
         self.tp, self.start, self.end, self.records = tp, start, records[-1].offset + 1, records
         self._consumer, self._mark = consumer, consumer.mark(tp)
-        self.again = self.end <= consumer.acknowledged_once(tp)
+        once = consumer.acknowledged_once(tp)
+        self.again, self.caught_up = self.end <= once, start < once <= self.end
 
     @property
     def stale(self) -> bool:
@@ -57,11 +59,6 @@ class Batch:
     def ack(self) -> bool:
         """Allow the commit up to `end`; False if this batch is stale, or one before it was not acknowledged."""
         return self._consumer.ack_batch(self)
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether with it all that was acknowledged before a rewind has come again."""
-        return bool(self.start < self._consumer.acknowledged_once(self.tp) <= self.end)
 
     def touch(self) -> None:
         """Tell the watchdog that work on this batch goes on: it takes long, or waits for something that has been said."""

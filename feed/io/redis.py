@@ -8,7 +8,8 @@
     items:withdrawn                 sorted set: the last `WITHDRAWN` items that records have withdrawn, by the same number
     erased                          hash: who was erased (see `erased_name`) -> up to when, milliseconds since 1970
     members:{partition}             set: ids of the partition's users
-    counters                        hash: `features.events`, `.repeats`, `.dead_letters`, `.set_aside`; `feeds.set_aside`
+    counters                        hash: `features.events`, `.repeats`, `.erased`, `.dead_letters`, `.set_aside`;
+                                    `feeds.set_aside`
     outbox:{topic id}:{partition}   stream: messages that applied batches caused and that are not yet known to be sent
     open:{topic id}:{partition}     hash: user -> JSON: impressions whose attribution window is open (feed.attribution)
     due:{topic id}:{partition}      sorted set: those users by the partition's time at which something of theirs ends
@@ -737,6 +738,11 @@ class FeatureStore:
         except ResponseError as error:
             log.warning("not counted", counter=name, error=str(error))
 
+    def tallies(self) -> dict[str, int]:
+        """What the processes have counted, `process.what` -> how many."""
+        found = cast("dict[bytes, bytes]", self._client.hgetall("counters"))
+        return {name.decode(errors="replace"): int(n) for name, n in found.items() if n.isdigit()}
+
     def outbox(self, topic_id: str, partition: int, most: int | None = None) -> list[tuple[bytes, Message]]:
         """Messages not yet known to be sent, oldest first and at most `most`, with the id to remove them by."""
         key = f"outbox:{topic_id}:{partition}"
@@ -754,17 +760,11 @@ class FeatureStore:
 
 
 class FoldStore(FeatureStore):
-    """For who computes further from what he reads: raises `Lost` at what is missing or cannot be read.
-
-    `lost` is what was found last, until somebody has taken care of it.
-    """
-
-    lost: Lost | None = None
+    """For who computes further from what he reads: raises `Lost` at what is missing or cannot be read."""
 
     def _unreadable(self, keys: Sequence[str]) -> None:
         if keys:
-            self.lost = Lost(keys)
-            raise self.lost
+            raise Lost(keys)
 
 
 def erased_name(user_id: str) -> str:
