@@ -20,7 +20,6 @@ import torch
 
 from feed import logs, settings, wire
 from feed.errors import BadModel, FeedError, NoChampion, run
-from feed.examples import Example
 from feed.io import kafka
 from feed.learning import state
 from feed.learning.learner import Learner
@@ -144,14 +143,7 @@ class LearnerAgent:
             found = learner.set_aside.read(record.offset, record.value)
             if found is None:
                 continue
-            try:
-                step = learner.take(record.offset, found)
-            except Exception as error:
-                if isinstance(error, FeedError | OSError) or not isinstance(found, Example):
-                    raise
-                learner.set_aside.example(found, error)
-                learner.progress.position = record.offset + 1
-                continue
+            step = learner.take(record.offset, found)
             if step is not None and step.refused:
                 log.warning("step refused", step=learner.progress.steps, why=step.refused)
             if learner.progress.parent != parent:

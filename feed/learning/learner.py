@@ -162,7 +162,10 @@ class Learner:
             self.progress.raised = min(max(record.factor, 1 / LARGEST_FACTOR), LARGEST_FACTOR)
             self.progress.raised_for = max(0, record.examples)
         elif is_new(record, self.progress.sequences):
-            step = self._add(record)
+            try:
+                step = self._add(record)
+            except Exception as error:
+                self.set_aside.example(record, error)
         self.progress.position = offset + 1
         return step
 
