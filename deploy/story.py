@@ -18,10 +18,9 @@ from feed.io import kafka
 from feed.monitoring.alerts import decode_alert, headline
 from feed.ranking.types import LEARNED, POPULAR
 from feed.registry import Registry
-from feed.settings import Settings
+from feed.settings import LATE_SECONDS, Settings
 
 LOOK_SECONDS = 0.5
-LATE_SECONDS = 5.0
 DRIFT = "taste drift injected"
 
 

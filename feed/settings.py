@@ -15,6 +15,7 @@ from feed.objective import Objective
 PREFIX = "FEED_"
 DAY = 86_400.0
 FUTURE_SECONDS = 300.0
+LATE_SECONDS = 5.0  # a feed that has not known for so long what its user did is late, and whoever sees it says so
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -9,11 +9,11 @@ import structlog
 
 from feed.io.feeds import FeedStore
 from feed.io.redis import FeatureStore
+from feed.settings import LATE_SECONDS
 from feed.wire import Position
 
 log = structlog.get_logger()
 
-LATE_SECONDS = 5.0
 SAY_SECONDS = 10.0  # between two lines of the log
 WATCHED = 50  # users at a time: reading them takes some milliseconds a second
 

@@ -10,8 +10,9 @@ from typing import Any
 from rich.table import Table
 
 from feed.ranking.types import LEARNED, POPULAR, RANDOM
+from feed.settings import LATE_SECONDS
 from producers.audience import Visit
-from producers.freshness import LATE_SECONDS, Ages
+from producers.freshness import Ages
 
 SPAN = 10.0  # seconds
 

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from feed.ranking.types import Feed
-
-LATE_SECONDS = 5.0
+from feed.settings import LATE_SECONDS
 
 
 @dataclass

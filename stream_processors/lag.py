@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import structlog
 
+from feed.settings import LATE_SECONDS
 from stream_processors.batches import Batch
 
 log = structlog.get_logger()
 
-LATE_SECONDS = 5.0
 SAY_SECONDS = 10.0  # between two lines
 
 

@@ -22,10 +22,10 @@ from feed.io.redis import Change, FeatureStore, connect
 from feed.ranking.arms import Policy
 from feed.ranking.live import Live
 from feed.registry import Registry
+from feed.settings import LATE_SECONDS
 from feed.wire import FeatureUpdate, partition_of
 from stream_processors import feeds as module
 from stream_processors.feeds import Everybody, FeedsAgent, changed_users
-from stream_processors.lag import LATE_SECONDS
 from tests.small import NOW, fill, item, position, promote, snapshot, world
 
 ROOT = Path(__file__).parents[2]
