@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import redis
 import torch
 
 from feed.catalogue import Item, User
 from feed.events import Click, utc
 from feed.features import BatchState, FeatureSpace, UserState
-from feed.io.redis import Change, FeatureStore, connect
+from feed.io.recovery import Recovery
+from feed.io.redis import CATALOGUE, WIPING, Change, FeatureStore, connect
 from feed.models import snapshot as snapshots
 from feed.models.snapshot import Snapshot
 from feed.models.two_tower import NEAR, TwoTower
@@ -78,6 +80,16 @@ def fill(url: str, state: BatchState) -> None:
     """Put an empty Redis into this state."""
     change = Change(position(1), users=state.users, items=state.items.by_id, newest=NOW)
     assert FeatureStore(connect(url)).apply(change, 0, "U", 0).done
+
+
+def emptied(client: redis.Redis) -> str:
+    """Empty Redis as the keeper does, so that the catalogue comes next; returns the new epoch."""
+    recovery, store = Recovery(client), FeatureStore(client)
+    assert recovery.begin(store.standing().epoch)
+    epoch = store.standing().epoch
+    assert recovery.wipe(epoch, 10.0)
+    assert recovery.go_on(epoch, WIPING, CATALOGUE)
+    return epoch
 
 
 def position(offset: int, topic_id: str = "L") -> Position:

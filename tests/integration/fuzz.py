@@ -3,8 +3,7 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -22,11 +21,11 @@ from feed.learning.learner import STEP
 from feed.models import snapshot
 from feed.models.snapshot import Snapshot
 from tests import grammar
+from tests.integration.service import wait_until
 from tests.integration.whole import PARTITIONS, Whole
 from tests.learning import taught
 
 T = TypeVar("T")
-PATIENCE = 90.0
 PEOPLE = ("1", "2", "3", "007", "nan", "a=b;c:1", "{x}", "'\"\\", "日本", "🙂" * 128, "x" * 128, " a ", "b:meta", "é\n", "\x00")
 THINGS = (*(str(k) for k in range(40)), "i=1;j:2", "🙂" * 128, "\x01" * 128, "content", "taken", "5m:3")
 JUNK = (
@@ -96,15 +95,6 @@ def drawn(strategy: st.SearchStrategy[T], n: int, at: int) -> list[T]:
         found.append(value)
 
     collect()
-    return found
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    """What `condition` gives as soon as it is true. Raises `AssertionError` after `PATIENCE` seconds."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {PATIENCE:.0f} s"
-        time.sleep(0.2)
     return found
 
 

@@ -4,11 +4,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    """What `condition` gives as soon as it is true. Raises `AssertionError` after `PATIENCE` seconds."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {PATIENCE:.0f} s"
+        time.sleep(0.05)
+    return found
 
 
 @contextmanager

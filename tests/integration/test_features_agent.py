@@ -22,11 +22,10 @@ from feed.features.near import LONGEST, taken
 from feed.io import kafka
 from feed.io.publish import wait_for_features
 from feed.io.redis import FeatureStore, connect
-from tests.integration.service import service
+from tests.integration.service import service, wait_until
 
 ITEMS = [Item(item_id=i, category=f"c{i % 9}", creator_id=f"k{i % 30}", tags=(f"t{i % 13}",), title=str(i)) for i in range(400)]
 USERS = [User(user_id=u, platform=("ios", "web")[u % 2], country="DE") for u in range(1000)]
-PATIENCE = 60.0
 
 
 def features_agent(broker: str, redis_url: str, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
@@ -103,14 +102,6 @@ def essence(example: Example) -> tuple[object, ...]:
     """All but what is read of items, which depends on how far other partitions are."""
     labels = [(row.item.item_id, row.labels, row.dwell_ms) for row in example.rows[: 1 if example.organic else None]]
     return example.at, example.organic, msgspec.structs.replace(example.user, near=()), labels
-
-
-def wait_until(condition, what: str):
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {PATIENCE:.0f} s"
-        time.sleep(0.05)
-    return found
 
 
 def test_after_a_burst_of_20000_events_and_a_kill_every_user_and_item_equals_a_recount(own_broker, redis_url, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -11,24 +10,15 @@ from feed.errors import Unreadable
 from feed.examples import RaiseRate, decode_record
 from feed.io import kafka
 from feed.monitoring.alerts import decode_alert
-from tests.integration.service import service
+from tests.integration.service import service, wait_until
 from tests.monitoring.streams import stream
 
-PATIENCE = 60.0
 CHANGE = 1500
 
 
 def monitor_agent(broker: str, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
     settings = {"FEED_KAFKA": broker, "FEED_LOG_FORMAT": "json", "FEED_SESSION_SECONDS": "2"}
     return service("stream_processors/monitor.py", log, settings)
-
-
-def wait_until(condition, what: str):
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {PATIENCE:.0f} s"
-        time.sleep(0.1)
-    return found
 
 
 def committed(broker: str) -> int:

@@ -9,6 +9,7 @@ from feed.io import recovery
 from feed.io.recovery import Recovery, require_no_eviction, require_own
 from feed.io.redis import CATALOGUE, READY, WIPING, Change, FeatureStore, FoldStore, connect
 from feed.wire import Position
+from tests.small import emptied
 
 
 @pytest.fixture
@@ -26,12 +27,8 @@ def fill(client, epoch: str, users: int = 2500, items: int = 2500) -> None:
 
 def ready(client) -> str:
     """A new epoch that is whole; returns it."""
-    made, store = Recovery(client), FeatureStore(client)
-    assert made.begin(store.standing().epoch)
-    epoch = store.standing().epoch
-    assert made.wipe(epoch, 10.0)
-    assert made.go_on(epoch, WIPING, CATALOGUE)
-    assert made.go_on(epoch, CATALOGUE, READY)
+    epoch = emptied(client)
+    assert Recovery(client).go_on(epoch, CATALOGUE, READY)
     return epoch
 
 

@@ -12,10 +12,11 @@ from feed.errors import Lost
 from feed.events import Click, Impression, Like, Shown, utc
 from feed.examples import decode_record
 from feed.io.recovery import Recovery
-from feed.io.redis import CATALOGUE, READY, WIPING, Change, FeatureStore, FoldStore, connect
+from feed.io.redis import CATALOGUE, READY, Change, FeatureStore, FoldStore, connect
 from feed.wire import Position
 from stream_processors.features import FeaturesAgent
 from stream_processors.folder import Folder
+from tests.small import emptied
 
 
 class NoBroker:
@@ -104,11 +105,7 @@ def describe(client, epoch: str = "") -> None:
 
 def begin(client) -> str:
     """Empties Redis as the keeper does; returns the new epoch, in which only the catalogue is there."""
-    recovery, store = Recovery(client), FeatureStore(client)
-    assert recovery.begin(store.standing().epoch)
-    epoch = store.standing().epoch
-    assert recovery.wipe(epoch, 10.0)
-    assert recovery.go_on(epoch, WIPING, CATALOGUE)
+    epoch = emptied(client)
     describe(client, epoch)
     return epoch
 
