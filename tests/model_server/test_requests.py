@@ -176,14 +176,29 @@ def test_several_things_wrong_are_all_named(filled):
     serve(*filled, scenario)
 
 
-def test_a_failure_of_the_server_is_json_too(filled):
+def test_a_feed_in_redis_that_cannot_be_read_is_ranked_anew(filled):
     url, path = filled
     connect(url).set("feed:3:meta", b"{broken")
 
     async def scenario(client):
         await until_ready(client)
         answer = await client.get("/feed/3")
+        assert answer.status_code == 200
+        assert not answer.json()["stored"]
+        assert len(answer.json()["items"]) == 20
+
+    serve(url, path, scenario)
+
+
+def test_a_failure_of_the_server_is_json_too(filled, monkeypatch):
+    def fail(store, user_id):
+        raise AssertionError(user_id)
+
+    async def scenario(client):
+        await until_ready(client)
+        monkeypatch.setattr(FeedStore, "read", fail)
+        answer = await client.get("/feed/3")
         assert answer.status_code == 500
         assert error_of(answer) == "this server has failed: its log says why"
 
-    serve(url, path, scenario)
+    serve(*filled, scenario)
