@@ -5,6 +5,7 @@ between two rebalances:
 
 * batches are contiguous: the first starts at the committed offset (or where it was rewound to), each next one where the last
   one ended. A hole in the offsets (retention, compaction, transactions) is let through only after a second fetch has shown it;
+* no batch has records of which some were acknowledged before, and some were not: such a fetch is handed out as two;
 * a batch from before a rebalance or a rewind is `stale`: whoever holds it drops it, and its acknowledgement is ignored;
 * only what was acknowledged without a gap is committed, and a rewind does not take a commit back: what the committed offset
   says is that whatever lies before it was acknowledged once.
@@ -14,8 +15,10 @@ Private methods of Faust and aiokafka are used: both are pinned, and tests/integ
 
 import asyncio
 import logging
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -277,7 +280,14 @@ class Consumer(driver.Consumer):
         start = await self._start_of(tp, records[0].offset)
         if start is None or mark != self.mark(tp):
             return
-        batch = Batch(tp, start, records, self)
+        fresh = bisect_left(records, self.acknowledged_once(tp), key=attrgetter("offset"))
+        for part in (records[:fresh], records[fresh:]):
+            if part and mark == self.mark(tp):
+                await self._hand_out(Batch(tp, start, part, self), stopping)
+                start = part[-1].offset + 1
+
+    async def _hand_out(self, batch: Batch, stopping: Callable[[], bool]) -> None:
+        tp = batch.tp
         for channel in self.app.topics._tp_index.get(tp, ()):  # type: ignore[attr-defined]
             # not put(): a rebalance clears the queue, which cancels whoever waits there and would crash the fetcher
             while channel.queue.full() and not batch.stale and not stopping():
@@ -287,7 +297,7 @@ class Consumer(driver.Consumer):
             if batch.stale or stopping():
                 return
             channel.queue.put_nowait(batch)
-        self._done.setdefault(tp, start)
+        self._done.setdefault(tp, batch.start)
         self._next[tp] = batch.end
 
 

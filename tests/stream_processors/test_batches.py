@@ -60,3 +60,21 @@ def test_who_asks_for_the_committed_offset_while_the_first_batch_is_delivered_tu
         assert made.view().done[TOPIC] == 7805
 
     asyncio.run(scenario())
+
+
+def test_what_was_acknowledged_once_and_what_was_not_are_never_in_one_batch():
+    async def scenario():
+        made = consumer()
+        made._next[TOPIC] = made._once[TOPIC] = 0
+        await made._deliver(TOPIC, records(0, 5), lambda: False)
+        assert made.queued.get_nowait().ack()
+        await made.rewind(TOPIC, 0)
+        await made._deliver(TOPIC, records(0, 8), lambda: False)
+        await made._deliver(TOPIC, records(8, 2), lambda: False)
+        batches = [made.queued.get_nowait() for _ in range(made.queued.qsize())]
+        assert [(batch.start, batch.end, batch.again, batch.caught_up) for batch in batches] == [
+            (0, 5, True, True), (5, 8, False, False), (8, 10, False, False),
+        ]  # fmt: skip
+        assert [batch.ack() for batch in batches] == [True, True, True]
+
+    asyncio.run(scenario())
