@@ -109,7 +109,7 @@ class Loop:
         windows = Attribution(ATTRIBUTION_SECONDS, 0, self._marks, self._pending, FrozenItems(self.state.items, events[0].at))
         for event in events:
             state = self.state.user(event.user_id)
-            windows.add(event, state)
+            windows.add(event, state, self._offset)
             self.state.apply(event)
             self._offset += 1
             state["position"] = {"topic_id": "loop", "partition": 0, "offset": self._offset}

@@ -14,11 +14,16 @@ window closes and its example is complete. The clock is the partition's: its new
 * an impression that comes late has its whole window, counted from the clock at its arrival
 
 Everything follows from the order of the events, not from how they are grouped; only an idle partition is closed from outside.
+
+An example has the offset of the record that opened its window as its number. So a log that is folded again numbers as before,
+whatever is missing of it. Windows close in the order in which they were opened, but for those of a user who has too many: these
+examples carry the offset of the record that closed them, too (`Example.cut_at`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from operator import itemgetter
 from zlib import crc32
 
 import msgspec
@@ -38,13 +43,15 @@ REMEMBERED = 50  # closed requests of one user, for one more window's length
 class Window(Struct):
     """An impression (or organic engagement) that may still get labels.
 
-    `until`: the partition's time at which it closes. `body`: the example as JSON, without labels, frozen when it was shown.
+    `offset`: of the record that opened it. `until`: the partition's time at which it closes; never less than that of a window
+    with a smaller offset. `body`: the example as JSON, without labels, frozen when it was shown.
     `labels`: item id -> kind -> how often; `dwell`: item id -> milliseconds; `joined`: ids of the events that are in them.
     `organic`: opened by an engagement. `waits`: which names a request of which nothing is known, so that only its impression,
     taking this over, makes an example of it.
     """
 
     request: str
+    offset: int
     at: float
     until: float
     items: tuple[str, ...]
@@ -65,8 +72,8 @@ class Window(Struct):
         if isinstance(event, View) and event.dwell_ms is not None:
             self.dwell[event.item_id] = self.dwell.get(event.item_id, 0) + event.dwell_ms
 
-    def example(self, sequence: int) -> Example:
-        """The frozen example with its labels, under this number."""
+    def example(self, cut_at: int | None) -> Example:
+        """The frozen example with its labels."""
         example = msgspec.json.decode(self.body, type=Example)
         labels, dwell = dict(self.labels), dict(self.dwell)
         labelled = []
@@ -74,7 +81,7 @@ class Window(Struct):
             # each label once: an item that was shown twice is labelled where it stood first
             of_item, ms = labels.pop(row.item.item_id, {}), dwell.pop(row.item.item_id, 0)
             labelled.append(msgspec.structs.replace(row, labels=of_item, dwell_ms=ms) if of_item else row)
-        return msgspec.structs.replace(example, sequence=sequence, rows=tuple(labelled))
+        return msgspec.structs.replace(example, cut_at=cut_at, rows=tuple(labelled))
 
     def take_over(self, other: "Window") -> None:
         """Label as `other` is labelled."""
@@ -99,12 +106,16 @@ class Pending(Struct):
         return min([*(w.until for w in self.windows), *(until for _, until in self.closed)], default=None)
 
 
-class Marks(Struct, frozen=True):
-    """A partition's clock (its newest event time, seconds since 1970), the next example's number, and engagements that were
-    too late so far."""
+class Marks(Struct, frozen=True, forbid_unknown_fields=True):
+    """A partition's clock (its newest event time, seconds since 1970), when its newest window closes, how many examples it has
+    made so far, and how many engagements were too late.
+
+    Those of an earlier version have another field and cannot be read, so that the log is folded again.
+    """
 
     clock: float = 0.0
-    sequence: int = 0
+    until: float = 0.0
+    examples: int = 0
     late: int = 0
 
 
@@ -120,15 +131,15 @@ class Failed:
 class Attribution:
     """The windows of one partition during one batch.
 
-    `add` wants every event in the order of the log, with the user's state just *before* it; `close` at the end gives the
-    examples of all windows that are over. `pending` must hold the entry of every user who has an event in the batch or whose
-    entry is due by its end. `failed`: what `close` could not make an example of.
+    `add` wants every event in the order of the log, with the user's state just *before* it and the event's offset there;
+    `close` at the end gives the examples of all windows that are over. `pending` must hold the entry of every user who has an
+    event in the batch or whose entry is due by its end. `failed`: what `close` could not make an example of.
     """
 
     def __init__(self, seconds: float, source: int, marks: Marks, pending: dict[str, Pending], items: FrozenItems) -> None:
         self._seconds, self._source, self._items = seconds, source, items
         self.before = marks
-        self._clock, self._sequence, self._late = marks.clock, marks.sequence, marks.late
+        self._clock, self._until, self._made, self._late = marks.clock, marks.until, marks.examples, marks.late
         self.pending = pending
         self._first = -inf  # no window is over before the clock is behind this
         self._examples: list[Example] = []
@@ -137,25 +148,26 @@ class Attribution:
     @property
     def marks(self) -> Marks:
         """As of the last call."""
-        return Marks(self._clock, self._sequence, self._late)
+        return Marks(self._clock, self._until, self._made, self._late)
 
     @property
     def waiting(self) -> dict[str, Pending]:
         """The entries that have something left, for who keeps them in memory from one batch to the next."""
         return {user_id: pending for user_id, pending in self.pending.items() if pending.due is not None}
 
-    def add(self, event: Event, state: UserState) -> None:
+    def add(self, event: Event, state: UserState, offset: int) -> None:
         """Open a window, or label one."""
         pending = self.pending.setdefault(event.user_id, Pending())
         self._clock, before = max(self._clock, event.at), self._clock
         if isinstance(event, Impression):
-            self._show(pending, event, state, before)
+            self._show(pending, event, state, offset, before)
         else:
-            self._engage(pending, event, state, before)
+            self._engage(pending, event, state, offset, before)
         here = [window for window in pending.windows if not self._over(window)]
         if len(here) > WINDOWS:
-            self._close_over()  # as if a batch had ended here: numbers must not depend on it
-            self._close(event.user_id, pending, min(here, key=lambda window: (not window.waits, window.until)))
+            self._close_over()  # as if a batch had ended here: the order must not depend on it
+            oldest = min(here, key=lambda window: (not window.waits, window.offset))
+            self._close(event.user_id, pending, oldest, cut_at=offset)
 
     def close(self, everything: bool = False) -> list[Example]:
         """The examples of all windows that are over (or of all), in that order; entries without anything left are empty."""
@@ -168,25 +180,25 @@ class Attribution:
     def _close_over(self, everything: bool = False) -> None:
         if not everything and self._first >= self._clock:
             return
-        windows = [(w.until, user_id, w) for user_id, pending in self.pending.items() for w in pending.windows]
+        windows = [(w.offset, user_id, w) for user_id, pending in self.pending.items() for w in pending.windows]
         over = [entry for entry in windows if everything or self._over(entry[2])]
-        for _, user_id, window in sorted(over, key=lambda entry: (entry[0], entry[1], entry[2].request)):
+        for _, user_id, window in sorted(over, key=itemgetter(0)):
             self._close(user_id, self.pending[user_id], window)
-        self._first = min((until for until, _, window in windows if not self._over(window)), default=inf)
+        self._first = min((window.until for _, _, window in windows if not self._over(window)), default=inf)
 
-    def _show(self, pending: Pending, event: Impression, state: UserState, before: float) -> None:
+    def _show(self, pending: Pending, event: Impression, state: UserState, offset: int, before: float) -> None:
         request = event.request_id or event.event_id
         if self._known(pending, request):
             return
         rows = [Row(self._items[s.item_id], s.position, s.score, s.propensity, s.source) for s in event.items]
         earlier_ones = [w for w in pending.windows if w.request == request and not self._over(w)]
-        window = self._open(pending, event, state, request, rows, before)
+        window = self._open(pending, event, state, offset, request, rows, before)
         for earlier in earlier_ones:
             if earlier.items[0] in window.items:
                 window.take_over(earlier)
                 pending.windows.remove(earlier)
 
-    def _engage(self, pending: Pending, event: Engaged, state: UserState, before: float) -> None:
+    def _engage(self, pending: Pending, event: Engaged, state: UserState, offset: int, before: float) -> None:
         if (window := self._window_of(pending, event)) is not None:
             if event.at <= window.at + self._seconds:
                 window.join(event)
@@ -196,7 +208,7 @@ class Attribution:
             self._late += 1
         elif event.request_id is not None:
             rows = [Row(self._items[event.item_id])]
-            window = self._open(pending, event, state, event.request_id, rows, before, organic=True)
+            window = self._open(pending, event, state, offset, event.request_id, rows, before, organic=True)
             window.waits = True
             window.join(event)
         elif event.at < before - self._seconds:
@@ -204,7 +216,7 @@ class Attribution:
         elif event.item_id not in consumed(state):
             drawn = self._items.draw(NEGATIVES, crc32(event.event_id.encode()), {event.item_id, *consumed(state)})
             rows = [Row(item) for item in (self._items[event.item_id], *drawn)]
-            self._open(pending, event, state, event.event_id, rows, before, organic=True).join(event)
+            self._open(pending, event, state, offset, event.event_id, rows, before, organic=True).join(event)
 
     def _window_of(self, pending: Pending, event: Engaged) -> Window | None:
         """The open window whose item this is; organic ones only by the item that opened them."""
@@ -219,6 +231,7 @@ class Attribution:
         pending: Pending,
         event: Event,
         state: UserState,
+        offset: int,
         request: str,
         rows: Sequence[Row],
         before: float,
@@ -227,15 +240,15 @@ class Attribution:
         items = tuple(row.item.item_id for row in rows)
         nearest, near = self._items.near(state, items)
         example = Example(
-            source=self._source, sequence=0, example_id=request, at=event.at,
+            source=self._source, sequence=offset, example_id=request, at=event.at,
             user=msgspec.structs.replace(freeze_user(state, event.at), near=nearest),
             rows=tuple(msgspec.structs.replace(row, near=of) for row, of in zip(rows, near, strict=True)),
             arm=event.arm, model_version=event.model_version, context=event.context, organic=organic,
         )  # fmt: skip
-        until = max(event.at, before) + self._seconds
-        window = Window(request, event.at, until, items, Raw(msgspec.json.encode(example)), organic)
+        self._until = max(self._until, max(event.at, before) + self._seconds)  # `seconds` may have been more until now
+        window = Window(request, offset, event.at, self._until, items, Raw(msgspec.json.encode(example)), organic)
         pending.windows.append(window)
-        self._first = min(self._first, until)
+        self._first = min(self._first, self._until)
         return window
 
     def _over(self, window: Window) -> bool:
@@ -247,7 +260,7 @@ class Attribution:
         shown = [(w.request, w.until + self._seconds) for w in pending.windows if not w.organic]
         return any(request == name and until > self._clock for name, until in (*shown, *pending.closed))
 
-    def _close(self, user_id: str, pending: Pending, window: Window) -> None:
+    def _close(self, user_id: str, pending: Pending, window: Window, cut_at: int | None = None) -> None:
         pending.windows.remove(window)
         if window.waits:
             self._late += len(window.joined)
@@ -255,9 +268,9 @@ class Attribution:
         if not window.organic:
             pending.closed.append((window.request, window.until + self._seconds))
         try:
-            example = window.example(self._sequence)
+            example = window.example(cut_at)
         except Exception as error:  # it came from Redis: other events, which would close it again and again, are not to blame
             self.failed.append(Failed(user_id, window.request, error))
         else:
             self._examples.append(example)
-            self._sequence += 1
+            self._made += 1

@@ -55,14 +55,15 @@ class Row(Struct, frozen=True, omit_defaults=True):
 class Example(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="record", tag="example"):
     """One request's items with what followed.
 
-    `source` is the partition of `interactions` it came from and `sequence` its number there (from 0; it skips one that was too
-    large for a record and is told of in `dead-letters`): a reader that has seen them drops the copy. `at`: when it was shown,
-    seconds since 1970. Organic: `rows[0]` is the item engaged with, the others were drawn uniformly from the catalogue; nothing
-    is known of whether they were seen.
+    `source` is the partition of `interactions` it came from, `sequence` the offset there of the impression (or organic
+    engagement). `cut_at`: the offset of the record that closed its window early, because its user had too many. By these three
+    a reader drops copies (`is_new`). `at`: when it was shown, seconds since 1970. Organic: `rows[0]` is the item engaged with,
+    the others were drawn uniformly from the catalogue; nothing is known of whether they were seen.
     """
 
     source: Count
     sequence: Count
+    cut_at: Count | None = None
     example_id: Id
     at: Annotated[float, Meta(ge=0, lt=LAST)]
     user: UserFeatures
@@ -165,8 +166,18 @@ def _unfit(example: Example) -> str | None:
 
 
 def is_new(example: Example, last: dict[int, int]) -> bool:
-    """Whether this is no copy; `last`, the newest sequence of each source, then has it."""
-    if example.sequence <= last.get(example.source, -1):
+    """Whether this is no copy; `last` then has it: the newest sequence of each source, and under `~source` its newest `cut_at`.
+
+    Windows close in the order in which they were opened, those that are cut in the order of what cuts them; and what is cut was
+    opened after all that has closed by itself.
+    """
+    source = example.source
+    if example.sequence <= last.get(source, -1):
         return False
-    last[example.source] = example.sequence
+    if example.cut_at is None:
+        last[source] = example.sequence
+        return True
+    if example.cut_at <= last.get(~source, -1):
+        return False
+    last[~source] = example.cut_at
     return True

@@ -84,9 +84,9 @@ class Served:
             self._next = next(self._events)
         if k < self._next[0]:
             return
-        event = self._next[1]
+        row, event = self._next
         if self._learns:
-            self._attribute(event)
+            self._attribute(row, event)
         self._state.apply(event)
         self._next = next(self._events, (len(rows), event))
         self._stale += 1
@@ -95,10 +95,10 @@ class Served:
         """Weights learn: from now on every event goes to the learner, whose examples say what was positive."""
         self._learns = True
 
-    def _attribute(self, event: Event) -> None:
+    def _attribute(self, row: int, event: Event) -> None:
         items = FrozenItems(self._state.items, event.at)
         windows = Attribution(self._window, 0, self._marks, self._pending, items)
-        windows.add(event, self._state.user(event.user_id))
+        windows.add(event, self._state.user(event.user_id), row)
         for example in windows.close():
             if self._learner.take(self._offset, example) is not None:
                 self._model, self._space, self._stale = self._learner.weights.average, self._learner.space, REFRESHED

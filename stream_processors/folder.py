@@ -57,10 +57,10 @@ class Folder:
         else:
             readable = self._readable(change, topic, records, wire.decode_event, self._unusable_event)
             erased = store.erased(list(dict.fromkeys(event.user_id for _, event in readable)))
-            events = [event for record, event in readable if not _is_erased(erased, event.user_id, record)]
+            events = [(r.offset, event) for r, event in readable if not _is_erased(erased, event.user_id, r)]
             if skipped := len(readable) - len(events):
                 change.tallies["erased"] += skipped
-            self._load(change, [event.user_id for event in events], store)
+            self._load(change, [event.user_id for _, event in events], store)
             self._fold_events(change, events, store, table)
         for state in change.users.values():
             self._finish(state, end)
@@ -103,20 +103,22 @@ class Folder:
                 state = states[user_id] = change.users[user_id] = states[user_id] or new_user(user_id)
                 update_profile(state, message)
 
-    def _fold_events(self, change: Change, events: Sequence[Event], store: FeatureStore, table: ItemTable) -> None:
+    def _fold_events(self, change: Change, placed: Sequence[tuple[int, Event]], store: FeatureStore, table: ItemTable) -> None:
+        """`placed`: events, each with its offset."""
+        events = [event for _, event in placed]
         if not events:
             return
         change.newest = max(event.at for event in events)
         windows = self._windows(change.position, store, table, events[0].at, [event.user_id for event in events], change.newest)
         items = store.contents(sorted({event.item_id for event in events if isinstance(event, Engagement)}))
         counted: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        for event in events:
+        for offset, event in placed:
             state = change.users[event.user_id]
             if is_repeat(state, event):
                 change.tallies["repeats"] += 1
                 continue
             change.tallies["events"] += 1
-            windows.add(event, state)
+            windows.add(event, state, offset)
             if (first := taken(state, event)) is not None:
                 change.taken.append(first)
             update_user(state, event, items)

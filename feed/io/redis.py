@@ -15,7 +15,8 @@
     due:{topic id}:{partition}      sorted set: those users by the partition's time at which something of theirs ends
     positions                       hash, of everything that must not be lost by itself:
       {topic id}:{partition}          next offset to apply
-      marks:{topic id}:{partition}    JSON: the partition's clock, its next example's number, engagements that were too late
+      marks:{topic id}:{partition}    JSON: the partition's clock, when its newest window closes, how many examples it has made,
+                                      how many engagements were too late
       clock                           newest event time, seconds since 1970
       stamp                           number of the last change of an item
       items:changed, members:…, open:…, outbox:…   how many entries the key of that name has

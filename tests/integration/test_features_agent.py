@@ -4,9 +4,10 @@ import json
 import random
 import subprocess
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from feed import wire
 from feed.attribution import Attribution, Marks
 from feed.catalogue import Item, User
 from feed.events import ENGAGEMENTS, Impression, Like, Shown, View, new_event_id, utc
-from feed.examples import Example, decode_record
+from feed.examples import Example, decode_record, is_new
 from feed.features import BatchState, FrozenItems
 from feed.features.near import LONGEST, taken
 from feed.io import kafka
@@ -67,11 +68,11 @@ def updates(broker: str) -> Iterator[wire.FeatureUpdate]:
 
 def recount(log) -> dict[tuple[int, str], Example]:
     """The examples of this log, by partition and id, made in one go; what is still open at its end is not among them."""
-    state, windows = BatchState(ITEMS, USERS), {}
+    state, windows, offsets = BatchState(ITEMS, USERS), {}, defaultdict(count)
     for event in log:
         p = wire.partition_of(event.user_id, 8)
         of = windows.setdefault(p, Attribution(1800.0, p, Marks(), {}, FrozenItems(state.items, 1.7e9)))
-        of.add(event, state.user(event.user_id))
+        of.add(event, state.user(event.user_id), next(offsets[p]))
         state.apply(event)
     return {(p, example.example_id): example for p, of in windows.items() for example in of.close()}
 
@@ -88,13 +89,14 @@ def taken_after(log) -> dict[str, dict[str, int]]:
 
 
 def examples(broker: str) -> dict[tuple[int, str], Example]:
-    """What is in the log of examples; a copy must be one."""
+    """What readers of the log of examples keep; what they drop must be a copy."""
     found: dict[tuple[int, int], Example] = {}
+    last: dict[int, int] = {}
     for record in kafka.read_topic(broker, wire.TRAINING_EXAMPLES):
         example = decode_record(record.value)
-        assert found.setdefault((example.source, example.sequence), example) == example
-    by_source = sorted(found)
-    assert by_source == [(p, n) for p in range(8) for n in range(sum(source == p for source, _ in by_source))]
+        place = example.source, example.sequence
+        assert is_new(example, last) == (place not in found)
+        assert found.setdefault(place, example) == example
     return {(example.source, example.example_id): example for example in found.values()}
 
 

@@ -4,8 +4,10 @@ compared with a recount of the log."""
 import random
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from feed import wire
 from feed.attribution import Attribution, Marks
 from feed.catalogue import Item, User
 from feed.events import ENGAGEMENTS, Event, Impression, Shown, View, new_event_id, utc
-from feed.examples import decode_record
+from feed.examples import decode_record, is_new
 from feed.features import BatchState, FrozenItems
 from feed.io import kafka
 from feed.io.recovery import Recovery
@@ -119,11 +121,11 @@ class System:
 
     def recount(self) -> tuple[BatchState, dict]:
         """What the log that was sent makes of users, items and examples, in one go."""
-        state, windows = BatchState(ITEMS, USERS), {}
+        state, windows, offsets = BatchState(ITEMS, USERS), {}, defaultdict(count)
         for event in self.sent:
             p = wire.partition_of(event.user_id, PARTITIONS)
             of = windows.setdefault(p, Attribution(1800.0, p, Marks(), {}, FrozenItems(state.items, 1.7e9)))
-            of.add(event, state.user(event.user_id))
+            of.add(event, state.user(event.user_id), next(offsets[p]))
             state.apply(event)
         return state, {(p, e.example_id): essence(e) for p, of in windows.items() for e in of.close()}
 
@@ -148,12 +150,13 @@ class System:
         assert {key: essence(e) for key, e in self.examples().items()} == examples
 
     def examples(self) -> dict:
-        """What readers of the examples keep, by partition and id; numbers without a gap."""
-        kept = {}
+        """What readers of the examples keep, by partition and id; what they drop must be a copy."""
+        kept, last = {}, {}
         for record in kafka.read_topic(self.broker, wire.TRAINING_EXAMPLES):
             example = decode_record(record.value)
-            kept.setdefault((example.source, example.sequence), example)
-        assert sorted(kept) == [(p, n) for p in range(PARTITIONS) for n in range(sum(source == p for source, _ in kept))]
+            place = example.source, example.sequence
+            assert is_new(example, last) == (place not in kept)
+            kept.setdefault(place, example)
         return {(example.source, example.example_id): example for example in kept.values()}
 
 
@@ -190,6 +193,9 @@ def test_what_is_lost_or_overwritten_is_noticed_and_computed_anew(system):
         "content": lambda: client.hset("item:5", "content", "{"),
         "a count": lambda: client.hset("item:5", "click", "many"),
         "near": lambda: client.hset("near:5", "7", "x"),
+        "marks of an earlier version": lambda: client.hset(
+            "positions", f"marks{windows[4:]}", '{"clock":1.7e9,"sequence":811}'
+        ),
     }
     with system.agents():
         system.describe()
@@ -282,3 +288,49 @@ def test_a_redis_that_is_full_or_misses_its_replicas_is_waited_for(system):
             system.folded()
         assert agent.poll() is None
     system.equals_a_recount()
+
+
+def shown(n: int, at: float, users: range) -> list[Impression]:
+    """`n` impressions a minute apart, by turns of these users."""
+    turns = [users[k % len(users)] for k in range(n)]
+    return [
+        Impression(
+            event_id=f"{at}-{k}", user_id=user, occurred_at=utc(at + 60 * k), items=(Shown(item_id=str(k % 40), position=0),)
+        )
+        for k, user in enumerate(turns)
+    ]
+
+
+def test_what_was_sent_before_a_loss_is_not_sent_again_and_what_follows_it_is_no_copy_though_people_were_erased(system):
+    junk = [b"before", b"after"]
+
+    def send(value: bytes, *events: Impression) -> None:
+        """These, with a record in every partition that nobody can read."""
+        for p in range(PARTITIONS):
+            system.sender.send_raw(wire.INTERACTIONS.name, p, b"", value)
+        system.send(*events)
+
+    with system.agents():
+        system.describe()
+        send(junk[0], *shown(300, 1.7e9, range(60)))
+        system.folded()
+        for user in range(30):
+            system.sender.send_raw(wire.USERS.name, wire.partition_of(str(user), PARTITIONS), str(user).encode(), None)
+        system.sender.flush()
+        system.folded()
+    before = len(system.examples())
+    assert before > 200
+    system.client.flushall()
+    later = shown(300, 1.7e9 + 60 * 300, range(60, 90))
+    send(junk[1], *later)  # in one batch with what had been before
+    with system.agents():
+        system.folded()
+        of_partition = {(wire.partition_of(event.user_id, PARTITIONS), event.event_id): event.at for event in later}
+        newest = {p: max(at for (q, _), at in of_partition.items() if q == p) for p in range(PARTITIONS)}
+        closed = {key for key, at in of_partition.items() if at + 1800 < newest[key[0]]}
+        assert len(closed) > 100
+        wait_until(lambda: closed <= system.examples().keys(), "the examples of what came later")
+    letters = [wire.decode_letter(record.value) for record in kafka.read_topic(system.broker, wire.DEAD_LETTERS)]
+    assert sorted((letter.value, letter.position.partition) for letter in letters) == sorted(
+        (value, p) for value in junk for p in range(PARTITIONS)
+    )

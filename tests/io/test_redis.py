@@ -69,7 +69,7 @@ def test_positions_of_other_partitions_and_topics_are_independent(client):
 
 def filled(client, epoch: str = "") -> None:
     """Users 1 and 2 of partition 0; items 7 and 8, of which 7 was taken after 8; something open of user 1."""
-    store, at = FeatureStore(client), Marks(1.7e9, 0, 0)
+    store, at = FeatureStore(client), Marks(1.7e9)
     items = {i: Item(item_id=i, title="one") for i in "78"}
     assert store.apply(Change(Position("C", 0, 2), items=items), 0, "C", 0, epoch).done
     pending = {"1": Pending(closed=[("r", 1.7e9 + 60)])}
@@ -135,9 +135,7 @@ def test_what_is_whole_is_not_lost(client):
     store = FoldStore(client)
     entries = [entry for entry, _ in store.outbox("I", 0)]
     store.sent("I", 0, entries)
-    closed = change(
-        11, counts={"ghost": {"click": 1}}, pending={"1": Pending()}, marks=Marks(), marks_before=Marks(1.7e9, 0, 0)
-    )
+    closed = change(11, counts={"ghost": {"click": 1}}, pending={"1": Pending()}, marks=Marks(), marks_before=Marks(1.7e9))
     assert store.apply(closed, 10, "U", 1).done
     client.delete("item:ghost")  # it has expired, say
     assert store.apply(change(12, counts={"ghost": {"click": 1}}), 11, "U", 1).done
@@ -520,7 +518,8 @@ def test_where_redis_lost_everything_a_table_keeps_what_it_knows_until_it_is_tol
 
 
 def test_erasing_removes_all_that_holds_the_id_and_only_that(client):
-    pending = {user: Pending([Window("r", 1.0, 2.0, ("a",), msgspec.Raw(b"{}"))], [("r", 5.0)]) for user in ("who", "another")}
+    window = Window("r", 0, 1.0, 2.0, ("a",), msgspec.Raw(b"{}"))
+    pending = {user: Pending([window], [("r", 5.0)]) for user in ("who", "another")}
     store = FeatureStore(client)
     for offset, user in enumerate(pending):
         state = new_user(user)
@@ -547,6 +546,13 @@ def test_a_batch_of_users_does_not_hide_that_open_windows_of_the_partition_are_l
     with pytest.raises(Lost, match="open:I:0"):
         store.apply(Change(Position("U", 0, 2), erased={"2": 1}), 1, "I", 1)
     assert client.exists("user:2")  # nothing is applied
+
+
+def test_marks_of_an_earlier_version_which_counted_examples_are_lost_so_that_all_is_computed_anew(client):
+    client.hset("positions", "marks:I:0", '{"clock":1.7e9,"sequence":811,"late":3}')
+    assert FeatureStore(client).marks("I", 0) == Marks()
+    with pytest.raises(Lost, match="positions"):
+        FoldStore(client).marks("I", 0)
 
 
 def test_an_overwritten_record_of_who_was_erased_is_lost_and_not_the_fault_of_the_events(client):

@@ -44,7 +44,7 @@ def trained(state):
 def example(state) -> Example:
     windows = Attribution(1800.0, 0, Marks(), {}, FrozenItems(state.items, NOW))
     items = tuple(Shown(item_id=str(k), position=p, score=0.5, propensity=1.0, source="model") for p, k in enumerate(SHOWN))
-    windows.add(Impression(event_id="i", user_id="7", occurred_at=utc(NOW), request_id="r", items=items), state.user("7"))
+    windows.add(Impression(event_id="i", user_id="7", occurred_at=utc(NOW), request_id="r", items=items), state.user("7"), 0)
     (made,) = windows.close(everything=True)
     return made
 
