@@ -46,9 +46,9 @@ demo-refusals: .venv/.installed ## six bad challengers, each refused for its rea
 feed: .venv/.installed ## a user's feed with the items' names (USER=42)
 	@$(PY) offline/show.py feed $(WHO)
 
-# three at once: most of them wait for processes to start and for what these do
+# four at once: most of them wait for processes to start and for what these do
 test: .venv/.installed ## all tests that need no container engine
-	$(PY) -m pytest --numprocesses 3 --dist worksteal
+	$(PY) -m pytest --numprocesses 4 --dist worksteal
 
 lint: .venv/.installed ## ruff, formatting, Dockerfile
 	.venv/bin/ruff check .

@@ -31,7 +31,7 @@ from feed.evaluation import holdout
 from feed.evaluation.holdout import VisitCollector, Visits
 from feed.events import kind, utc
 from feed.features import FeatureSpace
-from feed.models import examination, heads, snapshot
+from feed.models import examination, fusion, heads, snapshot
 from feed.models.examination import Examination
 from feed.models.heads import Heads
 from feed.models.pairs import CHUNK, ChunkCollector, Chunks, Log, Pair, pairs_of, replay
@@ -102,16 +102,23 @@ def run(
     require_choice(log, slices, data)
     registry.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is said before the training
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        frozen, trained = learn(log, slices, progress, epochs=epochs, seed=seed)
+        frozen, trained, fitted_to = learn(log, slices, progress, epochs=epochs, seed=seed)
         figures = {
             "learned": holdout.summary(frozen.measured, lambda visits: logits(trained.model, visits), seed),
             "popular": holdout.summary(frozen.measured, holdout.popularity, seed),
         }
     found, head_figures = fit_heads(trained.model, frozen, log, slices)
-    about = {**manifest(log, slices, trained, seed, figures), "heads": head_figures}
+    weights = {"fitted_to": fitted_to, "weights": trained.model.fusion.tolist()}
+    about = {**manifest(log, slices, trained, seed, figures), "fusion": weights, "heads": head_figures}
     looks = examination.of(log.events)
     outcome = register(Registry(registry), trained, frozen.space, about, found, looks)
     console.print(table(figures))
+    unchanged = torch.equal(trained.model.fusion, fusion.alone())
+    console.print(
+        ("The score is the logit alone: counts and co-visitation beside it do not prove themselves (" if unchanged
+         else "Counts and co-visitation are part of the score (") + f"{fitted_to}).",
+        highlight=False,
+    )  # fmt: skip
     learned, popular = (figures[name].get("auc", {}).get("mean", 0.0) for name in ("learned", "popular"))
     if learned < popular:
         console.print("It is behind a list of what is popular: a longer log may help; offline/evaluate.py compares others.")
@@ -172,15 +179,20 @@ def slices_of(pairs: list[Pair], data: Path) -> Slices:
     return slices
 
 
-def learn(log: Log, slices: Slices, progress: Progress, *, epochs: int = EPOCHS, seed: int) -> tuple[Frozen, Trained]:
-    """Freeze the pairs and train on them; the judged visits choose the epoch."""
+def learn(log: Log, slices: Slices, progress: Progress, *, epochs: int = EPOCHS, seed: int) -> tuple[Frozen, Trained, str]:
+    """Freeze the pairs and train on them; the judged visits choose the epoch, and to them the fusion weights are fitted.
+
+    Returns in a few words, too, how these came about.
+    """
     frozen = freeze(log, slices, seed, progress)
     task = progress.add_task("training")
     trained = train(
         frozen.space, frozen.chunks, lambda model: auc(model, frozen.judged), epochs=epochs, seed=seed,
         stepped=lambda step, steps: progress.update(task, completed=step, total=steps),
     )  # fmt: skip
-    return frozen, trained
+    weights, fitted_to = fusion.fit(fusion.collect(trained.model, frozen.space, log, slices.judged, seed))
+    trained.model.fusion.copy_(weights)
+    return frozen, trained, fitted_to
 
 
 def freeze(log: Log, slices: Slices, seed: int, progress: Progress) -> Frozen:

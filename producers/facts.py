@@ -13,7 +13,7 @@ import numpy as np
 
 from feed.evaluation.metrics import gini
 from feed.events import POSITIVES, Engagement, Event, kind
-from feed.features.counts import HALF_LIVES
+from feed.features.counts import HALF_LIVES, OF_DAY
 from producers import behaviour
 from producers.audience import TOP, Audience
 from producers.history import END, History
@@ -60,7 +60,7 @@ def popularity_at(events: Sequence[Event], audience: Audience, at: float) -> np.
     popularity = np.zeros(len(audience.world.items))
     for event in events:
         if isinstance(event, Engagement) and kind(event) in POSITIVES:
-            popularity[audience.world.item_row[event.item_id]] += 2.0 ** ((event.at - at) / float(HALF_LIVES[1]))
+            popularity[audience.world.item_row[event.item_id]] += 2.0 ** ((event.at - at) / float(HALF_LIVES[OF_DAY]))
     return popularity
 
 

@@ -127,6 +127,7 @@ class Folder:
                 of_item = counted[item_id]
                 for name in fields:
                     of_item[name] += 1
+                of_item[counts.FIRST] = min(of_item.get(counts.FIRST, int(event.at)), int(event.at))
             change.events.append(event)
         change.counts.update(counted)
         self._emit(change, windows)

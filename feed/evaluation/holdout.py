@@ -17,9 +17,8 @@ import numpy as np
 from feed.evaluation import metrics
 from feed.features import BatchState, FeatureSpace, Inputs, consumed
 from feed.features.near import Nearby
-from feed.models.pairs import Evidence, Pair
+from feed.models.pairs import Evidence, Pair, visits_of
 
-PAUSE_SECONDS = 30 * 60
 GROUP = 16  # visits that share a moment of the catalogue
 FIGURES = ("auc", "ndcg_at_10", "precision_at_50", "recall_at_50", "auc_looked_at")
 
@@ -155,16 +154,3 @@ class _Visit:
     relevant: np.ndarray
     left: np.ndarray
     near: Nearby
-
-
-def visits_of(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """The pairs by visit, in the order of the visits' first."""
-    visits: list[list[Pair]] = []
-    last: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        visit = last.get(pair.user_id)
-        if visit is None or pair.at - visit[-1].at > PAUSE_SECONDS:
-            visit = last[pair.user_id] = []
-            visits.append(visit)
-        visit.append(pair)
-    return visits

@@ -1,8 +1,9 @@
 """Item counts as integers in time buckets, which any number of writers may increment, and their decayed sums.
 
-Field names in `item:{id}`: `click` is the total, `click:1h:489234` the clicks in the 489,234th hour since 1970. One
-resolution serves one half-life h: value(now) = sum over buckets of n * 2^(-(now - middle of the bucket) / h). Buckets older
-than eight half-lives weigh less than 1/256 and are dropped when the hash is trimmed.
+Field names in `item:{id}`: `click` is the total, `click:1h:489234` the clicks in the 489,234th hour since 1970, `first` the
+whole second of the earliest event. One resolution serves two half-lives h, from a quarter of an hour to 30 days:
+value(now) = sum over buckets of n * 2^(-(now - middle of the bucket) / h). Buckets older than
+eight half-lives weigh less than 1/256 and are dropped when the hash is trimmed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,16 +14,18 @@ import numpy as np
 from feed.events import KINDS, Event, Impression, kind
 
 KIND_INDEX = {name: i for i, name in enumerate(KINDS)}
+FIRST = "first"  # the field of the earliest event's time
+DAY = 86400.0
 HALF_LIVES_KEPT = 8
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """Buckets of `seconds`, read with `half_life` (seconds)."""
+    """Buckets of `seconds`, read with `half_lives` (seconds), the longest one last."""
 
     name: str
     seconds: int
-    half_life: float
+    half_lives: tuple[float, ...]
 
     def middle(self, bucket: int) -> float:
         """The bucket's middle, seconds since 1970."""
@@ -30,11 +33,17 @@ class Resolution:
 
 
 RESOLUTIONS = (
-    Resolution("5m", 300, 3600.0),
-    Resolution("1h", 3600, 86400.0),
-    Resolution("1d", 86400, 7 * 86400.0),
+    Resolution("5m", 300, (900.0, 3600.0)),
+    Resolution("1h", 3600, (6 * 3600.0, DAY)),
+    Resolution("1d", 86400, (7 * DAY, 30 * DAY)),
 )
-HALF_LIVES = np.array([r.half_life for r in RESOLUTIONS])
+HALF_LIVES = np.array([half_life for r in RESOLUTIONS for half_life in r.half_lives])
+# columns of the half-lives that are asked for by name
+OF_HOUR, OF_DAY, OF_WEEK = (int(np.flatnonzero(h == HALF_LIVES)[0]) for h in (3600.0, DAY, 7 * DAY))
+_COLUMNS = {
+    r.name: slice(start, start + len(r.half_lives))
+    for r, start in zip(RESOLUTIONS, np.cumsum([0, *(len(r.half_lives) for r in RESOLUTIONS)]).tolist(), strict=False)
+}
 BY_NAME = {r.name: i for i, r in enumerate(RESOLUTIONS)}
 
 
@@ -51,7 +60,7 @@ def fields(event: Event) -> list[str]:
 
 def oldest_kept(now: float) -> list[int]:
     """For each resolution the oldest bucket that is kept at `now`."""
-    return [int((now - HALF_LIVES_KEPT * r.half_life) // r.seconds) for r in RESOLUTIONS]
+    return [int((now - HALF_LIVES_KEPT * r.half_lives[-1]) // r.seconds) for r in RESOLUTIONS]
 
 
 def decayed(counts: Mapping[str, int], now: float) -> np.ndarray:
@@ -59,7 +68,7 @@ def decayed(counts: Mapping[str, int], now: float) -> np.ndarray:
 
     A bucket that is still to come at `now` weighs as if it had just begun: after a loss the clock may be behind the counts.
     """
-    sums = np.zeros((len(KINDS), len(RESOLUTIONS)))
+    sums = np.zeros((len(KINDS), len(HALF_LIVES)))
     for field, n in counts.items():
         name, _, bucket = field.partition(":")
         if not bucket or name not in KIND_INDEX:
@@ -67,7 +76,8 @@ def decayed(counts: Mapping[str, int], now: float) -> np.ndarray:
         resolution, _, number = bucket.partition(":")
         r = BY_NAME[resolution]
         since = max(now - RESOLUTIONS[r].middle(int(number)), -RESOLUTIONS[r].seconds / 2)
-        sums[KIND_INDEX[name], r] += n * 2.0 ** (-since / RESOLUTIONS[r].half_life)
+        columns = _COLUMNS[resolution]
+        sums[KIND_INDEX[name], columns] += n * np.exp2(-since / HALF_LIVES[columns])
     return sums
 
 
@@ -77,7 +87,6 @@ def add(sums: np.ndarray, since: float, event: Event) -> float:
     at = max(since, when)
     sums *= 2.0 ** (-(at - since) / HALF_LIVES)
     k = KIND_INDEX[kind(event)]
-    for r, resolution in enumerate(RESOLUTIONS):
-        middle = resolution.middle(int(when // resolution.seconds))
-        sums[k, r] += 2.0 ** (-(at - middle) / resolution.half_life)
+    middles = [resolution.middle(int(when // resolution.seconds)) for resolution in RESOLUTIONS for _ in resolution.half_lives]
+    sums[k] += np.exp2(-(at - np.array(middles)) / HALF_LIVES)
     return at

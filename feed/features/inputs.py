@@ -22,7 +22,8 @@ class Inputs:
 
     `numeric` float32 (n, F); `categorical` int64 (n, C), 0 = unknown; per bag `bag_ids` int64 (n, L) and `bag_weights`
     float32 (n, L), padded with id 0 and weight 0; `segment` int64 (n,): of a user, see
-    `feed.features.space.SEGMENTS`; 0 of an item.
+    `feed.features.space.SEGMENTS`; 0 of an item; `prior` float32 (n, 8): of an item, see `feed.features.items.prior`; (n, 0) of
+    a user.
     """
 
     numeric: np.ndarray
@@ -30,6 +31,7 @@ class Inputs:
     bag_ids: dict[str, np.ndarray]
     bag_weights: dict[str, np.ndarray]
     segment: np.ndarray
+    prior: np.ndarray
 
     def __len__(self) -> int:
         return len(self.numeric)
@@ -42,6 +44,7 @@ class Inputs:
             {name: ids[rows] for name, ids in self.bag_ids.items()},
             {name: weights[rows] for name, weights in self.bag_weights.items()},
             self.segment[rows],
+            self.prior[rows],
         )
 
     @classmethod
@@ -54,4 +57,5 @@ class Inputs:
             {name: np.concatenate([part.bag_ids[name] for part in parts]) for name in first.bag_ids},
             {name: np.concatenate([part.bag_weights[name] for part in parts]) for name in first.bag_weights},
             np.concatenate([part.segment for part in parts]),
+            np.concatenate([part.prior for part in parts]),
         )

@@ -10,12 +10,16 @@ from feed.features import counts
 from feed.features.near import Near, Nearby
 from feed.features.user import UserState
 
-NUMERIC = (
-    "age_hours", "engagement_1h", "engagement_1d", "engagement_7d", "shown_1d", "click_rate", "like_rate", "hide_rate",
-    "creator_engagement_7d",
+PRIOR = (
+    "age_hours", "engagement_15m", "engagement_1h", "engagement_6h", "engagement_1d", "engagement_7d", "engagement_30d",
 )  # fmt: skip
+NUMERIC = (*PRIOR, "shown_1d", "click_rate", "like_rate", "hide_rate", "creator_engagement_7d")
+# what the item tower reads: counts at further half-lives are the score's own columns
+TOWER = tuple(name for name in NUMERIC if name not in ("engagement_15m", "engagement_6h", "engagement_30d"))
+TOWER_COLUMNS = [NUMERIC.index(name) for name in TOWER]
 POSITIVE_KINDS = [i for i, name in enumerate(KINDS) if name in POSITIVES]
-PRIOR = 20.0  # pseudo-observations behind the smoothed rates
+RATE_PRIOR = 20.0  # pseudo-observations behind the smoothed rates
+FLOOR = 0.02  # a count of nothing
 
 
 class ItemTable:
@@ -48,8 +52,9 @@ class ItemTable:
             ("_category", 0, (), np.int64),
             ("_creator", 0, (), np.int64),
             ("_known", False, (), np.bool_),
-            ("_sums", 0.0, (len(KINDS), len(counts.RESOLUTIONS)), np.float64),
+            ("_sums", 0.0, (len(KINDS), len(counts.HALF_LIVES)), np.float64),
             ("_since", 0.0, (), np.float64),
+            ("_first", np.inf, (), np.float64),
         ):
             column = np.full((capacity, *shape), fill, dtype)
             if n:
@@ -64,6 +69,7 @@ class ItemTable:
     _known: np.ndarray
     _sums: np.ndarray
     _since: np.ndarray
+    _first: np.ndarray
 
     @property
     def created(self) -> np.ndarray:
@@ -145,6 +151,7 @@ class ItemTable:
         row = self._row_for(item_id)
         self._sums[row] = counts.decayed(fields, now)
         self._since[row] = now
+        self._first[row] = fields.get(counts.FIRST, np.inf)
         return row
 
     def add(self, event: Event) -> None:
@@ -152,6 +159,7 @@ class ItemTable:
         for item_id in counts.shown_or_engaged(event):
             row = self._row_for(item_id)
             self._since[row] = counts.add(self._sums[row], float(self._since[row]), event)
+            self._first[row] = min(self._first[row], event.at // 1)
 
     def take(self, item_id: str, after: Mapping[str, int]) -> None:
         """Count that the item was taken, as `near.taken` tells it."""
@@ -179,26 +187,38 @@ class ItemTable:
 
     def popularity(self, now: float) -> np.ndarray:
         """float64 (n,): clicks, likes, shares and comments, decayed with a half-life of one day."""
-        return np.asarray(self.sums(now)[:, POSITIVE_KINDS, 1].sum(axis=1))
+        return np.asarray(self.sums(now)[:, POSITIVE_KINDS, counts.OF_DAY].sum(axis=1))
+
+    def age(self, now: float, index: np.ndarray) -> np.ndarray:
+        """float64 (rows,): hours since the item was created, or, where nobody says when, since its first event; -1: neither."""
+        begun = np.where(np.isfinite(self._created[index]), self._created[index], self._first[index])
+        return np.where(np.isfinite(begun), np.maximum(now - np.where(np.isfinite(begun), begun, now), 0) / 3600, -1.0)
+
+    def prior(self, now: float) -> np.ndarray:
+        """float32 (n, 8): `prior` of every item at `now`."""
+        index = np.arange(len(self))
+        passed = np.maximum(now - self._since[index], 0.0)
+        positives = self._sums[index][:, POSITIVE_KINDS].sum(axis=1) * np.exp2(-passed[:, None] / counts.HALF_LIVES)
+        return prior(np.concatenate([self.age(now, index)[:, None], positives], axis=1))
 
     def numeric(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
         """float64 (rows, len(NUMERIC)): raw values at `now`.
 
-        Rates are (n + PRIOR * mean rate) / (observations + PRIOR), over a half-life of 7 days, where the mean is that of the
-        whole catalogue; age is -1 where the creation time is unknown.
+        Rates are (n + RATE_PRIOR * mean rate) / (observations + RATE_PRIOR), over a half-life of 7 days, where the mean is that
+        of the whole catalogue; the age is that of `age`.
         """
         index = np.arange(len(self)) if rows is None else rows
         n = len(self)
-        week = self._sums[:n, :, 2] * np.exp2(-np.maximum(now - self._since[:n], 0.0) / counts.HALF_LIVES[2])[:, None]
+        passed = np.maximum(now - self._since[:n], 0.0)
+        week = self._sums[:n, :, counts.OF_WEEK] * np.exp2(-passed / counts.HALF_LIVES[counts.OF_WEEK])[:, None]
         positives = week[:, POSITIVE_KINDS].sum(axis=1)
         shown, viewed = week[:, counts.KIND_INDEX["impression"]], week[:, counts.KIND_INDEX["view"]]
         sums = self.sums(now, index)
         engagement = sums[:, POSITIVE_KINDS].sum(axis=1)
-        age = np.where(np.isfinite(self._created[index]), np.maximum(now - self._created[index], 0) / 3600, -1.0)
         of_creator = np.bincount(self.creator, positives, minlength=1) / np.maximum(np.bincount(self.creator, minlength=1), 1)
         of_creator[0] = 0.0
         columns = [
-            age, engagement[:, 0], engagement[:, 1], engagement[:, 2], sums[:, counts.KIND_INDEX["impression"], 1],
+            self.age(now, index), *engagement.T, sums[:, counts.KIND_INDEX["impression"], counts.OF_DAY],
             _rate(week[:, counts.KIND_INDEX["click"]], shown, index),
             _rate(week[:, counts.KIND_INDEX["like"]], viewed, index),
             _rate(week[:, counts.KIND_INDEX["hide"]], viewed, index),
@@ -209,4 +229,14 @@ class ItemTable:
 
 def _rate(n: np.ndarray, observations: np.ndarray, index: np.ndarray) -> np.ndarray:
     mean = n.sum() / max(observations.sum(), 1.0)
-    return np.asarray((n[index] + PRIOR * mean) / (observations[index] + PRIOR))
+    return np.asarray((n[index] + RATE_PRIOR * mean) / (observations[index] + RATE_PRIOR))
+
+
+def prior(raw: np.ndarray) -> np.ndarray:
+    """float32 (k, 8), what everybody is told of k items: log(1 + c_h / 0.02) for each half-life h, log(1 + age in hours), 1.
+
+    `raw` float64 (k, 7 or more) begins with the columns of `PRIOR`.
+    """
+    counted = np.log1p(raw[:, 1 : len(PRIOR)] / FLOOR)
+    age = np.log1p(np.maximum(raw[:, :1], 0.0))
+    return np.concatenate([counted, age, np.ones((len(raw), 1))], axis=1).astype(np.float32)

@@ -27,7 +27,7 @@ from feed.features.inputs import Inputs, InputSpec
 from feed.features.items import ItemTable
 from feed.features.user import PROFILE, UserState
 
-FORMAT = 3  # raise when the meaning of any feature changes: old weights are then refused
+FORMAT = 4  # raise when the meaning of any feature changes: old weights are then refused
 VOCABULARY_BOUND = 50_000
 ITEM_EVIDENCE = 5  # positives an item needs before it has a row of its own
 VOCABULARY_OF_BAG = {
@@ -95,7 +95,7 @@ class FeatureSpace:
             vocabularies,
             (*user_features.NUMERIC, "hour_sin", "hour_cos", *user_attributes[1]),
             (*((name, f"user.{name}") for name in (*PROFILE, *user_attributes[0])), ("device", "device")),
-            (*item_features.NUMERIC, *item_attributes[1]),
+            (*item_features.TOWER, *item_attributes[1]),
             (
                 ("category", "category"), ("creator", "creator"), ("item", "item"),
                 *((name, f"item.{name}") for name in item_attributes[0]),
@@ -181,8 +181,9 @@ class FeatureSpace:
         positives = np.array([len(user.bags["recent"]) for user in users], np.int64)
         segment = np.searchsorted(SEGMENTS, positives, side="right") - 1
         return Inputs(
-            _standardised(numeric, definition.user_mean, definition.user_scale), categorical, bag_ids, bag_weights, segment
-        )
+            _standardised(numeric, definition.user_mean, definition.user_scale), categorical, bag_ids, bag_weights, segment,
+            np.zeros((n, 0), np.float32),
+        )  # fmt: skip
 
     def item_inputs(self, table: ItemTable, rows: np.ndarray | None, now: float) -> Inputs:
         """Inputs of the items in these rows (None: all) as of `now`."""
@@ -200,15 +201,16 @@ class FeatureSpace:
 
     def _items(self, numeric: np.ndarray, content: Inputs) -> Inputs:
         definition = self._definition
+        read = np.concatenate([numeric[:, item_features.TOWER_COLUMNS], content.numeric], axis=1)
         return Inputs(
-            _standardised(np.concatenate([numeric, content.numeric], axis=1), definition.item_mean, definition.item_scale),
-            content.categorical, content.bag_ids, content.bag_weights, content.segment,
+            _standardised(read, definition.item_mean, definition.item_scale),
+            content.categorical, content.bag_ids, content.bag_weights, content.segment, item_features.prior(numeric),
         )  # fmt: skip
 
     def _content(self, items: Sequence[Item | ItemFeatures]) -> Inputs:
         """What does not change between two upserts; `numeric` holds the attributes only."""
         definition = self._definition
-        extra = definition.item_numeric[len(item_features.NUMERIC) :]
+        extra = definition.item_numeric[len(item_features.TOWER) :]
         numeric = np.array([[_number(item.attributes.get(name)) for name in extra] for item in items], np.float64)
         own = {"category": "category", "creator": "creator_id", "item": "item_id"}
         categorical = [
@@ -225,7 +227,7 @@ class FeatureSpace:
         return Inputs(
             numeric.reshape(len(items), len(extra)),
             np.array(categorical, np.int64).reshape(len(items), len(definition.item_categorical)),
-            {"tags": ids}, {"tags": weights}, np.zeros(len(items), np.int64),
+            {"tags": ids}, {"tags": weights}, np.zeros(len(items), np.int64), np.zeros((len(items), 0), np.float32),
         )  # fmt: skip
 
 

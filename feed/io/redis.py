@@ -1,8 +1,8 @@
 """What Redis holds, and the one script that changes it: key names live here (feeds: `feed.io.feeds`).
 
     user:{id}                       JSON: that user's features
-    item:{id}                       hash: `content` (JSON), integer counts (see feed.features.counts), how often `taken`, and of
-                                    how many fields its `near` hash is
+    item:{id}                       hash: `content` (JSON), integer counts and the second of the `first` event (see
+                                    feed.features.counts), how often `taken`, and of how many fields its `near` hash is
     near:{id}                       hash: what the item was taken after: item id -> amount, an integer (see feed.features.near)
     items:changed                   sorted set: ids of described items by the number of their last change
     items:withdrawn                 sorted set: the last `WITHDRAWN` items that records have withdrawn, by the same number
@@ -197,6 +197,12 @@ end
 local oldest = {['5m'] = tonumber(ARGV[10]), ['1h'] = tonumber(ARGV[11]), ['1d'] = tonumber(ARGV[12])}
 local most = tonumber(ARGV[16])
 local function added(key, name, n) return type(redis.pcall('HINCRBY', key, name, n)) == 'number' end
+local function lowered(key, name, n)
+  local least = redis.pcall('HGET', key, name)
+  if type(least) == 'table' or least and not string.match(least, '^%d+$') then return false end
+  if not least or tonumber(n) < tonumber(least) then redis.call('HSET', key, name, n) end
+  return true
+end
 local function greater(a, b) return a[2] > b[2] or a[2] == b[2] and a[1] < b[1] end
 local function halve(key)
   local fields, entries = redis.call('HGETALL', key), {}
@@ -225,7 +231,7 @@ for i = 1, items do
   end
   -- a count that is no number: a part is applied by now, which is why the state is computed anew
   for name, n in string.gmatch(ARGV[arg + 4], '([^=;]+)=(%d+)') do
-    if not added(key, name, n) then return {0, own, other, {key}} end
+    if not (name == 'first' and lowered or added)(key, name, n) then return {0, own, other, {key}} end
   end
   if ARGV[arg + 5] ~= '' then
     local taken_after = cmsgpack.unpack(ARGV[arg + 5])

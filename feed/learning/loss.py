@@ -36,7 +36,7 @@ from feed.features.frozen import ItemFeatures, NearItem, nearby
 from feed.features.near import COLUMNS as NEAR
 from feed.models.examination import PLACES, Examination
 from feed.models.train import LEFT_WEIGHT
-from feed.models.two_tower import TwoTower, near_logits
+from feed.models.two_tower import VECTOR, TwoTower, near_logits
 
 SAMPLED_WEIGHT = 1.0
 
@@ -135,12 +135,13 @@ def join(examples: Sequence[Prepared], sampled: Sequence[ItemFeatures], space: F
 
 def loss(model: TwoTower, rows: Rows) -> Tensor:
     """The loss (scalar); see above. Without a positive row only what was left counts."""
-    u, v = model.user_vectors(rows.users), model.item_vectors(rows.items)
+    u, v = model.user_logits(rows.users), model.item_logits(rows.items)
     owner = torch.from_numpy(rows.owner)
     positive, left = torch.from_numpy(rows.positive), torch.from_numpy(rows.left)
     mine = u.index_select(0, owner)
-    own = (mine * v[: len(owner)]).sum(dim=1) + near_logits(mine, torch.from_numpy(rows.near)[:, None])[:, 0]
-    sampled = u @ v[len(owner) :].T + near_logits(u, torch.from_numpy(rows.near_drawn))
+    near = near_logits(mine, torch.from_numpy(rows.near)[:, None])[:, 0]
+    own = (mine[:, :VECTOR] * v[: len(owner)]).sum(dim=1) + near
+    sampled = u[:, :VECTOR] @ v[len(owner) :].T + near_logits(u, torch.from_numpy(rows.near_drawn))
     taken = torch.zeros(len(rows.users)).index_add_(0, owner, positive.float())  # positive rows of each example
     weight, drawn = torch.from_numpy(rows.negative) * taken[:, None], torch.from_numpy(rows.drawn) * taken[owner]
     negatives = (softplus(sampled) * weight).sum() + (softplus(own) * drawn).sum()

@@ -2,8 +2,8 @@
 
     P_k(u, i) = sigmoid(a_k <u, v> + <w_k, u * v> + b_k),   given that u looks at i
 
-u and v are the vectors of `feed.models.two_tower`, 66 numbers each; the last two of v hold what co-visitation says of the pair.
-u * v is the product number by number, whose sum is the logit <u, v>: a head may weigh the 66 numbers otherwise than the logit
+u and v are the vectors of `feed.models.two_tower`, 74 numbers each; the last two of v hold what co-visitation says of the pair.
+u * v is the product number by number, whose sum is the score <u, v>: a head may weigh the 74 numbers otherwise than the score
 does. By maximum likelihood less RIDGE / 2 |w|² and RIDGE_LOGIT / 2 a², in units in which <u, v>, and u * v on average over its
 numbers, have a standard deviation of 1: a task with few events is left with a_k <u, v> + b_k, one with next to none with its
 base rate. b is free: over the rows it was fitted on a head predicts as many events as there were.
@@ -36,14 +36,14 @@ STEPS = 50
 
 
 class Head(NamedTuple):
-    """One task's numbers; `w` float32 (66,)."""
+    """One task's numbers; `w` float32 (74,)."""
 
     a: float
     w: Tensor
     b: float
 
     def logits(self, users: Tensor, items: Tensor, near: Sequence[Nearby]) -> Tensor:
-        """`users` (n, 66), `items` (m, 66) and what each history says, as for `scores` -> float32 (n, m)."""
+        """`users` (n, 74), `items` (m, 74) and what each history says, as for `scores` -> float32 (n, m)."""
         return scores(users * (self.a + self.w), items, near) + self.b
 
 
@@ -70,7 +70,7 @@ def followed(log: Log, pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def products(model: TwoTower, chunks: Chunks) -> np.ndarray:
-    """u * v of each pair of the chunks, in order, co-visitation in its places of v; float64 (pairs, 66)."""
+    """u * v of each pair of the chunks, in order, co-visitation in its places of v; float64 (pairs, 74)."""
     own = (np.arange(len(chunks))[:, None] * (CHUNK + SAMPLED) + np.arange(CHUNK)).ravel()
     with torch.no_grad():
         u, v = model.user_vectors(chunks.users), model.item_vectors(chunks.items.take(own))
@@ -79,7 +79,7 @@ def products(model: TwoTower, chunks: Chunks) -> np.ndarray:
 
 
 def fit(z: np.ndarray, labels: np.ndarray) -> dict[str, Head]:
-    """Heads on rows `z` float64 (n, 66) with what followed, bool (n, tasks); none for a task that always or never did.
+    """Heads on rows `z` float64 (n, 74) with what followed, bool (n, tasks); none for a task that always or never did.
 
     The towers must not have been trained on these rows: of those they know too well what was taken.
     """
@@ -123,7 +123,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def predicted(head: Head, z: np.ndarray) -> np.ndarray:
-    """The probability of each row of `z` float64 (n, 66); float64 (n,)."""
+    """The probability of each row of `z` float64 (n, 74); float64 (n,)."""
     return sigmoid(z @ (head.a + head.w.double().numpy()) + head.b)
 
 
@@ -131,7 +131,7 @@ def figures(heads: Heads, fitted: np.ndarray, z: np.ndarray, labels: np.ndarray)
     """Of each head on later rows: mean `predicted`, share that `followed`, `log_loss`, and that of the base rate.
 
     The base rate is the share among the `fitted` ones. `fitted`, `labels`: what followed, bool (n, tasks), of the rows it was
-    fitted on and of these, `z` float64 (n, 66), n > 0.
+    fitted on and of these, `z` float64 (n, 74), n > 0.
     """
     found = {}
     for task, head in heads.items():

@@ -24,6 +24,7 @@ from feed.features.near import COLUMNS as NEAR
 from feed.features.space import ITEM_EVIDENCE
 from feed.models import examination
 
+PAUSE_SECONDS = 30 * 60  # between two visits
 CHUNK = 32  # pairs that share a moment of the catalogue and its sampled items
 SAMPLED = 64  # items drawn a chunk
 
@@ -89,6 +90,19 @@ def pairs_of(log: Log, seed: int = 0) -> list[Pair]:
             (taken if name in POSITIVES else viewed if name == "view" else hidden).add(pair)
     wanted = (taken or viewed) - hidden
     return [Pair(i, log.events[i].at, *pair, pair in wanted) for pair, i in first.items()]
+
+
+def visits_of(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """The pairs by visit, a user's run without a pause of `PAUSE_SECONDS`, in the order of the visits' first."""
+    visits: list[list[Pair]] = []
+    last: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        visit = last.get(pair.user_id)
+        if visit is None or pair.at - visit[-1].at > PAUSE_SECONDS:
+            visit = last[pair.user_id] = []
+            visits.append(visit)
+        visit.append(pair)
+    return visits
 
 
 def replay(log: Log, stops: Sequence[int]) -> Iterator[tuple[int, BatchState]]:

@@ -154,7 +154,7 @@ def _check_code(file: Path, space: FeatureSpace) -> None:
     """The stored columns begin with exactly the features this code computes."""
     for stored, computed in (
         (space.user_spec.numeric, user_features.NUMERIC),
-        (space.item_spec.numeric, item_features.NUMERIC),
+        (space.item_spec.numeric, item_features.TOWER),
     ):
         if stored[: len(computed)] != tuple(computed):
             raise BadModel(f"{file} lists other features than this code computes: {set(stored) ^ set(computed)}; {REMEDY}")

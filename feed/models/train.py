@@ -28,7 +28,7 @@ from torch.nn.functional import softplus
 from feed.features import FeatureSpace
 from feed.models.adam import Adam
 from feed.models.pairs import CHUNK, SAMPLED, Chunks
-from feed.models.two_tower import TwoTower, near_logits
+from feed.models.two_tower import VECTOR, TwoTower, near_logits
 
 BATCH = 8  # chunks a step
 RATE = 4e-3
@@ -99,13 +99,13 @@ def _approach(average: TwoTower, model: TwoTower, share: float) -> None:
 def loss(model: TwoTower, chunks: Chunks, which: np.ndarray) -> Tensor:
     """The loss (scalar) of the chunks in `which`, int (b,); see above."""
     p, rows = CHUNK, CHUNK + SAMPLED
-    u = model.user_vectors(chunks.users.take((which[:, None] * p + np.arange(p)).ravel())).view(len(which), p, -1)
-    v = model.item_vectors(chunks.items.take((which[:, None] * rows + np.arange(rows)).ravel())).view(len(which), rows, -1)
+    u = model.user_logits(chunks.users.take((which[:, None] * p + np.arange(p)).ravel())).view(len(which), p, -1)
+    v = model.item_logits(chunks.items.take((which[:, None] * rows + np.arange(rows)).ravel())).view(len(which), rows, -1)
     positive = torch.from_numpy(chunks.positive[which])
     negative = torch.from_numpy(chunks.negative[which]) & positive[:, :, None]
     near = near_logits(u, torch.from_numpy(chunks.near[which]).float())
-    own = (u * v[:, :p]).sum(dim=2) + near[:, :, 0]
-    sampled = u @ v[:, p:].transpose(1, 2) + near[:, :, 1:]
+    own = (u[:, :, :VECTOR] * v[:, :p]).sum(dim=2) + near[:, :, 0]
+    sampled = u[:, :, :VECTOR] @ v[:, p:].transpose(1, 2) + near[:, :, 1:]
     taken = (softplus(-own) * positive).sum() + LEFT_WEIGHT * (softplus(own) * ~positive).sum()
     return taken / positive.sum().clamp(min=1) + SAMPLED_WEIGHT * (softplus(sampled) * negative).sum() / negative.sum().clamp(
         min=1

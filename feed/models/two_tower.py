@@ -1,10 +1,11 @@
-"""The served model: a two-tower mixed with co-visitation; the score is the logit of a positive.
+"""The served model: a two-tower, what everybody is told, and co-visitation, added with weights of the user's segment s.
 
-    logit = <u, v> + (w + w_s) . near_ui
+    score = a_s logit + p_s . prior_i + c_s . near_ui,    logit = <u, v> + (w + w_s) . near_ui
 
-with near_ui the two numbers that the user's history says of the item (`feed.features.near`), weights w of everybody and w_s of
-the user's segment. All are trained together, so that the towers learn what the columns leave unexplained, and columns that say
-nothing get no weight. In the towers users and items become 64 numbers:
+with prior_i the item's decayed counts and its age (`feed.features.items.prior`), near_ui the two numbers that the user's
+history says of the item (`feed.features.near`). The logit is trained as a whole, so that the towers learn what co-visitation
+leaves unexplained; the fusion weights a, p and c come after it and move nothing in it (`feed.models.fusion`); until then the
+score is the logit. In the towers users and items become 64 numbers:
 
     x_u = numeric ++ e(categorical) ++ pooled bags          x_i likewise
     u = W2 dropout(relu(W1 x_u + b1)) + b2 + sum over pooled bags of (1 + 10 g) bag
@@ -15,12 +16,8 @@ Each vocabulary has one table for both towers, so what a user likes and what an 
 right are residual paths: without them a log of a few thousand positives teaches little but popularity. g, one number a part,
 0 at first, says how much a part counts: when the world changes, what was done lately must soon count more than what was done
 last month, and the factor 10 lets a step move that as far as it moves ten weights.
-Vectors hold what a score needs of each side: behind the 64 numbers a user's has w + w_s and an item's two zeros, so that
-their dot product lacks only what co-visitation says of the pair, which `scores` adds.
-
-Counts of the items at several half-lives are inputs of the item tower. As columns of the mixture, as in `feed.models.mixture`,
-they were tried: NDCG@10 on films 0.112 in place of 0.108, but in two simulated worlds 1.2 and 1.8 points less of the best
-possible click-through, since they teach what was shown.
+Vectors hold what a score needs of each side, 74 numbers: a user's a u, p and a (w + w_s) + c, an item's v, its prior and two
+zeros, so that their dot product lacks only what co-visitation says of the pair, which `scores` adds.
 
 References: Covington et al. 2016, "Deep Neural Networks for YouTube Recommendations"; Yi et al. 2019, "Sampling-Bias-Corrected
 Neural Modeling for Large Corpus Item Recommendations"; Volkovs et al. 2017, "DropoutNet", for the dropped ids.
@@ -34,13 +31,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feed.features import Inputs, InputSpec
+from feed.features import items as item_features
 from feed.features.near import COLUMNS, Nearby
 from feed.features.space import SEGMENTS
 
 HIDDEN = 128
 VECTOR = 64
 NEAR = len(COLUMNS)
-WIDTH = VECTOR + NEAR
+PRIOR = len(item_features.PRIOR) + 1
+WIDTH = VECTOR + PRIOR + NEAR
+FUSED = 1 + PRIOR + NEAR  # the logit, what everybody is told, co-visitation
 MIX = 3.0  # a step moves a weight of the mixture as far as three others
 SMALL = 8  # width of the tables that only one tower reads
 DROPOUT = 0.3
@@ -56,7 +56,9 @@ SPREAD_OF = {"item": 0.05, "creator": 0.05}
 
 
 class TwoTower(nn.Module):
-    """Vectors of users and items, 66 numbers each, for the given columns.
+    """Vectors of users and items, 74 numbers each, for the given columns.
+
+    `fusion` float32 (3, 11): a, p and c of each segment.
 
     `sizes` gives each vocabulary's rows, row 0 (unknown) included. `training` mode drops ids and hidden units at random;
     `eval()` is deterministic. Weights are drawn from torch's global generator.
@@ -73,15 +75,28 @@ class TwoTower(nn.Module):
         self.user_tower = Tower(user_spec, widths)
         self.item_tower = Tower(item_spec, widths)
         self.mix = nn.Parameter(torch.zeros(1 + len(SEGMENTS), NEAR))
+        self.fusion: Tensor
+        self.register_buffer("fusion", F.pad(torch.ones(len(SEGMENTS), 1), (0, PRIOR + NEAR)))
 
     def user_vectors(self, users: Inputs) -> Tensor:
-        """`users` of n rows -> float32 (n, 66)."""
+        """`users` of n rows -> float32 (n, 74)."""
+        logits = self.user_logits(users)
+        fusion = F.embedding(torch.from_numpy(users.segment), self.fusion)
+        a, p, c = fusion[:, :1], fusion[:, 1:-NEAR], fusion[:, -NEAR:]
+        return torch.cat([a * logits[:, :VECTOR], p, a * logits[:, VECTOR:] + c], dim=1)
+
+    def item_vectors(self, items: Inputs) -> Tensor:
+        """`items` of n rows -> float32 (n, 74)."""
+        return F.pad(torch.cat([self.item_logits(items), torch.from_numpy(items.prior)], dim=1), (0, NEAR))
+
+    def user_logits(self, users: Inputs) -> Tensor:
+        """What the logit needs of the users: float32 (n, 66), u and w + w_s."""
         weights = MIX * (self.mix[0] + F.embedding(torch.from_numpy(users.segment), self.mix[1:]))
         return torch.cat([self._vectors(self.user_tower, users), weights], dim=1)
 
-    def item_vectors(self, items: Inputs) -> Tensor:
-        """`items` of n rows -> float32 (n, 66)."""
-        return F.pad(self._vectors(self.item_tower, items), (0, NEAR))
+    def item_logits(self, items: Inputs) -> Tensor:
+        """What the logit needs of the items: float32 (n, 64), v."""
+        return self._vectors(self.item_tower, items)
 
     def _vectors(self, tower: "Tower", inputs: Inputs) -> Tensor:
         ids = torch.from_numpy(inputs.categorical)
@@ -110,7 +125,7 @@ class TwoTower(nn.Module):
 
 
 def scores(users: Tensor, items: Tensor, near: Sequence[Nearby]) -> Tensor:
-    """Of n users and m items: vectors (n, 66) and (m, 66), and what each user's history says of items -> logits float32 (n, m).
+    """Of n users and m items: vectors (n, 74) and (m, 74), and what each user's history says of items -> float32 (n, m).
 
     `near` numbers the items as `items` does; what is beyond them is left out.
     """
@@ -122,7 +137,7 @@ def scores(users: Tensor, items: Tensor, near: Sequence[Nearby]) -> Tensor:
 
 
 def near_logits(users: Tensor, near: Tensor) -> Tensor:
-    """What co-visitation adds to the logits: vectors (..., 66) of users, `near` (..., m, 2) of m items each -> (..., m)."""
+    """What co-visitation adds: `users` (..., d) end with its weights, `near` (..., m, 2) of m items each -> (..., m)."""
     return (users[..., None, -NEAR:] * near).sum(dim=-1)
 
 

@@ -20,7 +20,7 @@ FRESH_SECONDS = 2 * 86_400.0
 
 
 def user_vectors(snapshot: Snapshot, states: Sequence[UserState], now: float) -> Tensor:
-    """The model's vectors of users, float32 (users, 66). Raises `BadModel` if they are not finite."""
+    """The model's vectors of users, float32 (users, 74). Raises `BadModel` if they are not finite."""
     with torch.inference_mode():
         users = snapshot.model.user_vectors(snapshot.space.user_inputs(states, now))
     if not bool(torch.isfinite(users).all()):
@@ -29,7 +29,7 @@ def user_vectors(snapshot: Snapshot, states: Sequence[UserState], now: float) ->
 
 
 def logits(users: Tensor, items: Tensor, near: Sequence[Nearby]) -> np.ndarray:
-    """The model's logits, float32 (users, n), of vectors (users, 66) and (n, 66) and what each history says of the items."""
+    """The model's scores, float32 (users, n), of vectors (users, 74) and (n, 74) and what each history says of the items."""
     with torch.inference_mode():
         return np.asarray(scores(users, items, near).numpy())
 

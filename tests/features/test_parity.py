@@ -117,8 +117,36 @@ def test_stream_and_batch_agree_on_every_user_and_item(redis_url, batch):
         np.testing.assert_allclose(table.sums(offline.now)[there], offline.items.sums(offline.now)[here], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_stream_and_batch_agree_on_what_everybody_is_told_of_an_item_whether_or_not_its_creation_is_known(redis_url, batch):
+    """Events come in any order, so the first to come is seldom the earliest."""
+    items = [msgspec.structs.replace(item, created_at=item.created_at if k % 3 else None) for k, item in enumerate(ITEMS)]
+    items += [Item(item_id="untouched"), Item(item_id="dated", created_at=utc(1.65e9))]
+    known = {item.item_id for item in items}
+    events = [e for e in some_events(seed=batch, n=300) if known.issuperset(counts.shown_or_engaged(e))]
+    random.Random(batch).shuffle(events)
+    offline = BatchState(items, USERS)
+    for event in events:
+        offline.apply(event)
+    store, reader = FeatureStore(connect(redis_url)), FeatureStore(connect(redis_url))
+    lasting = reader.load_items()
+    stream_into(store, events, batch, items=items, applied=lambda: reader.refresh_items(lasting))
+
+    ids, now = [item.item_id for item in items], offline.now + 5000
+    expected = np.array([offline.items.row(item_id) for item_id in ids])
+    for table in (store.load_items(), lasting):
+        rows = np.array([table.row(item_id) for item_id in ids])
+        np.testing.assert_array_equal(table.age(now, rows), offline.items.age(now, expected))
+        np.testing.assert_allclose(table.prior(now)[rows], offline.items.prior(now)[expected], rtol=1e-6)
+        np.testing.assert_allclose(table.numeric(now, rows), offline.items.numeric(now, expected), rtol=1e-9, atol=1e-12)
+    for item, age in zip(items, offline.items.age(now, expected).tolist(), strict=True):
+        at = [event.at // 1 for event in events if item.item_id in counts.shown_or_engaged(event)]
+        begun = min(at, default=None) if item.created is None else item.created
+        assert age == (-1.0 if begun is None else (now - begun) / 3600)
+
+
 # what a hash's fields, scripts and keys might take for something else
-NAMES = ("a=b", "x;y=3", ":c", "'q'", '"d"', "日本", "é", "a b", "%d", "=1;", "taken", "content", "3", "{3}\n")
+NAMES = ("a=b", "x;y=3", ":c", "'q'", '"d"', "日本", "first", "a b", "%d", "=1;", "taken", "content", "3", "{3}\n")
 
 
 def said(table, state):
@@ -183,7 +211,7 @@ def test_the_model_reads_the_same_inputs_from_stream_and_batch(redis_url):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 60))
-def test_item_sums_do_not_depend_on_the_order_of_events(seed, n):
+def test_item_sums_and_ages_do_not_depend_on_the_order_of_events(seed, n):
     events = some_events(seed, n)
     table, shuffled = ItemTable(), ItemTable()
     now = max(event.at for event in events) + 1
@@ -195,6 +223,9 @@ def test_item_sums_do_not_depend_on_the_order_of_events(seed, n):
         np.testing.assert_allclose(
             table.sums(now)[table.row(item_id)], shuffled.sums(now)[shuffled.row(item_id)], rtol=1e-9, atol=1e-12
         )
+    here, there = (np.array([of.row(item_id) for item_id in table.ids]) for of in (table, shuffled))
+    assert table.age(now, here).tolist() == shuffled.age(now, there).tolist()
+    np.testing.assert_allclose(table.prior(now)[here], shuffled.prior(now)[there], rtol=1e-6)
 
 
 def test_seen_is_exact_up_to_its_bound_and_forgets_the_oldest():

@@ -102,6 +102,8 @@ def test_a_change_is_applied_only_in_the_epoch_it_was_computed_in_and_not_while_
         ("item:7", lambda c: c.hdel("item:7", "content")),
         ("item:7", lambda c: (c.delete("item:7"), c.set("item:7", "x"))),
         ("item:7", lambda c: c.hset("item:7", "click", "many")),
+        ("item:7", lambda c: c.hset("item:7", "first", "long ago")),
+        ("item:7", lambda c: c.hset("item:7", "first", "1.5")),
         ("near:7", lambda c: c.delete("near:7")),
         ("near:7", lambda c: c.hset("near:7", "8", "many")),
         ("near:7", lambda c: c.hset("near:7", "9", "1")),
@@ -121,7 +123,7 @@ def test_a_change_is_applied_only_in_the_epoch_it_was_computed_in_and_not_while_
 def test_what_is_lost_or_no_number_stops_the_next_change_of_it_and_is_named(client, key, lose):
     filled(client)
     store = FoldStore(client)
-    after = change(11, counts={"7": {"click": 1}}, taken=[Taken("7", {"8": 1000})])
+    after = change(11, counts={"7": {"click": 1, "first": 5}}, taken=[Taken("7", {"8": 1000})])
     after.users["3"] = new_user("3")
     lose(client)
     with pytest.raises(Lost) as lost:
@@ -168,6 +170,7 @@ def test_a_user_who_cannot_be_read_is_passed_over_and_said_once(client, key, val
         ("item:7", lambda c: c.hset("item:7", "content", "{")),
         ("item:7", lambda c: c.hset("item:7", "content", '{"item_id":"8"}')),
         ("item:7", lambda c: c.hset("item:7", "click", "many")),
+        ("item:7", lambda c: c.hset("item:7", "first", "long ago")),
         ("near:7", lambda c: c.hset("near:7", "8", "many")),
         ("near:7", lambda c: (c.delete("near:7"), c.set("near:7", "x"))),
         ("items:changed", lambda c: (c.delete("items:changed"), c.set("items:changed", "x"))),
@@ -249,6 +252,36 @@ def test_counts_of_all_partitions_add_up(client):
         assert store.apply(made, positions[p], "U", 0).done
         positions[p] += 1
     assert store.counts("7") == {"click": expected, "click:1h:5": expected}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_event_is_the_earliest_whatever_the_order_of_batches_and_partitions(client, seed):
+    store, draw = FeatureStore(client), random.Random(seed)
+    times, positions = [draw.randrange(2_000_000_000) for _ in range(20)], [0, 0, 0]
+    for n, at in enumerate(times, 1):
+        p = draw.randrange(3)
+        made = Change(Position("I", p, positions[p] + 1), counts={"7": {"click": 1, "first": at}})
+        assert store.apply(made, positions[p], "U", 0).done
+        positions[p] += 1
+        assert store.counts("7") == {"click": n, "first": min(times[:n])}
+
+
+def test_the_first_event_outlives_trimming(client):
+    store, at = FeatureStore(client), 1.6e9
+    for position in range(200):
+        at += 86400
+        fields = {f"click:{r.name}:{int(at // r.seconds) - k}": 1 for r in counts.RESOLUTIONS for k in range(8)}
+        made = Change(Position("I", 0, position + 1), counts={"7": {**fields, "first": int(at)}}, newest=at)
+        assert store.apply(made, position, "U", 0).done
+    assert store.counts("7")["first"] == 1.6e9 + 86400
+    assert client.hget("item:7", "trimmed")
+
+
+def test_an_item_called_first_is_counted_in_what_others_were_taken_after_like_any_other(client):
+    store = FeatureStore(client)
+    for offset, amount in enumerate((1000, 900, 1000)):
+        assert store.apply(change(offset + 1, taken=[Taken("7", {"first": amount})]), offset, "U", 0).done
+    assert client.hgetall("near:7") == {b"first": b"2900"}
 
 
 def test_an_item_that_no_catalogue_describes_is_counted_but_not_rankable_and_expires(client):

@@ -82,6 +82,5 @@ def right(of: Learner, flipped: bool = False) -> float:
 
 def bits(of: Learner) -> list[bytes]:
     """Everything that is learned, as bytes."""
-    return [w.detach().numpy().tobytes() for model in (of.weights.live, of.weights.average) for w in model.parameters()] + [
-        t.numpy().tobytes() for t in of.weights.optimiser.tensors().values()
-    ]
+    weights = [w for model in (of.weights.live, of.weights.average) for w in model.state_dict().values()]
+    return [t.numpy().tobytes() for t in (*weights, *of.weights.optimiser.tensors().values())]

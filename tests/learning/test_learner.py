@@ -1,5 +1,6 @@
 """The learner: exactly the same whatever happens around it, and it learns what is taught."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -23,7 +24,7 @@ from feed.learning.loss import join, loss, prepare
 from feed.models import snapshot
 from feed.models.examination import Examination
 from feed.models.heads import Head
-from feed.models.two_tower import WIDTH
+from feed.models.two_tower import VECTOR, WIDTH
 from tests.learning import taught
 from tests.learning.taught import EARLIER, bits, example, right
 
@@ -149,7 +150,7 @@ def test_the_mixture_learns_how_far_to_believe_what_goes_together():
     def weights(*, taken):
         learner = learned([beside(example(n), 1.0, taken=taken) for n in range(60 * 16)])
         with torch.no_grad():
-            return learner.weights.average.user_vectors(prepare(LOG[0], learner.space).user)[0, -2:].tolist()
+            return learner.weights.average.user_logits(prepare(LOG[0], learner.space).user)[0, -2:].tolist()
 
     together, after = weights(taken=True)
     assert together > 0.8
@@ -201,6 +202,26 @@ def test_restart_goes_on_from_that_version_with_a_fresh_optimiser_and_keeps_the_
     assert len(learner.pending) == 9  # one of the ten is not later than what the version knows
     assert len(learner.reservoir.examples) == 3 * STEP + 1
     assert len(steps(learner, LOG[at : at + STEP - 9], at + 1)) == 1
+
+
+def test_the_fusion_weights_are_those_of_the_version_begun_from_in_all_that_is_published(tmp_path):
+    _, start = taught.world()
+    first, second = (copy.deepcopy(start.model) for _ in range(2))
+    first.fusion.copy_(torch.randn(first.fusion.shape, generator=torch.Generator().manual_seed(0)))
+    second.fusion.fill_(0.25)
+
+    def load(version):
+        return version, dataclasses.replace(start, model=second)
+
+    learner = Learner.begin("v000001", dataclasses.replace(start, model=first), load)
+    again = saved_and_loaded(learned(LOG[: 2 * STEP], learner), tmp_path / "before", load)
+    for model in (snapshot.load(tmp_path / "before").model, again.weights.average, again.weights.live):
+        assert torch.equal(model.fusion, first.fusion)
+    untold = learned(LOG[: 2 * STEP]).weights.average  # what is learned is the logit's, whatever is added to it
+    assert all(torch.equal(a, b) for a, b in zip(again.weights.average.parameters(), untold.parameters(), strict=True))
+    again.take(2 * STEP, Restart("v000009", ""))
+    saved_and_loaded(again, tmp_path / "after", load)
+    assert torch.equal(snapshot.load(tmp_path / "after").model.fusion, second.fusion)
 
 
 def test_heads_are_those_of_the_version_begun_from_in_all_that_is_published(tmp_path):
@@ -310,8 +331,8 @@ def test_in_a_stream_without_views_what_was_shown_and_left_ranks_lower_if_it_sto
         learner = learned([of(n, *creators) for n in range(40 * 16)], guessing(looks=looks))
         users = learner.space.user_inputs([world.user(str(u)) for u in range(taught.USERS)], taught.NOW)
         with torch.no_grad():
-            u = learner.weights.average.user_vectors(users)
-            v = learner.weights.average.item_vectors(learner.space.item_inputs(world.items, None, taught.NOW))
+            u = learner.weights.average.user_logits(users)[:, :VECTOR]
+            v = learner.weights.average.item_logits(learner.space.item_inputs(world.items, None, taught.NOW))
         creator = np.array([int(k) % 6 for k in world.items.ids])
         return np.array([float((u @ v.T)[:, creator == k].mean()) for k in (0, 2, 4)])
 
@@ -418,14 +439,14 @@ def test_rows_of_tables_without_a_gradient_do_not_move():
 def test_a_learner_of_features_of_another_format_is_refused_by_name(tmp_path):
     saved_and_loaded(learned(LOG[:STEP]), tmp_path / "v")
     features = tmp_path / "v" / snapshot.FEATURES
-    before = features.read_bytes().replace(b'"format":3', b'"format":2')
+    before = features.read_bytes().replace(b'"format":4', b'"format":3')
     features.write_bytes(before)
     manifest = snapshot.read_manifest(tmp_path / "v")
     manifest["sha256"][snapshot.FEATURES] = manifest["fingerprint"] = hashlib.sha256(before).hexdigest()
     (tmp_path / "v" / snapshot.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(
         BadModel,
-        match=r"features\.json cannot be read by this code: features of format 2, this code has format 3; choose another",
+        match=r"features\.json cannot be read by this code: features of format 3, this code has format 4; choose another",
     ):
         state.load(tmp_path / "v", taught.no_restart)
 

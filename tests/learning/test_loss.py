@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from feed.learning.loss import SAMPLED_WEIGHT, join, loss, prepare
 from feed.models.examination import Examination
 from feed.models.train import LEFT_WEIGHT
-from feed.models.two_tower import NEAR
+from feed.models.two_tower import FUSED, NEAR, VECTOR
 from tests.learning import taught
 from tests.learning.taught import example
 
@@ -24,8 +24,8 @@ def softplus(x: float) -> float:
 
 def logits(one, items, near) -> np.ndarray:
     with torch.no_grad():
-        u = MODEL.user_vectors(one.user)[0]
-        return (MODEL.item_vectors(items) @ u + torch.tensor(near) @ u[-NEAR:]).numpy()
+        u = MODEL.user_logits(one.user)[0]
+        return (MODEL.item_logits(items) @ u[:VECTOR] + torch.tensor(near) @ u[-NEAR:]).numpy()
 
 
 def near(made):
@@ -65,6 +65,13 @@ def organic(n):
     made = example(n, organic=True)
     first, *others = made.rows
     return replace(made, rows=(replace(first, labels={"like": 1}), *(replace(row, labels={}) for row in others)))
+
+
+def test_the_loss_does_not_know_what_is_added_to_the_logit():
+    fused = copy.deepcopy(MODEL)
+    fused.fusion.copy_(torch.randn(fused.fusion.shape[0], FUSED, generator=torch.Generator().manual_seed(0)))
+    rows = join([prepare(near(example(n)), SPACE) for n in range(20)], [row.item for row in example(100).rows], SPACE)
+    assert float(loss(fused, rows).detach()) == float(loss(MODEL, rows).detach())
 
 
 @pytest.mark.parametrize("of", [example, organic])

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as save_tensors
 
 from feed.catalogue import Item
 from feed.errors import BadModel
@@ -46,6 +47,30 @@ def test_what_is_loaded_scores_exactly_as_what_was_saved(saved, table):
     assert not loaded.model.training
     assert loaded.manifest["trained_on"] == {"positives": 16}
     assert loaded.manifest["fingerprint"] == space.fingerprint
+
+
+def test_fusion_weights_travel_with_the_version_and_those_without_numbers_are_refused(saved):
+    path, model, space = saved
+    model.fusion.copy_(torch.arange(float(model.fusion.numel())).view_as(model.fusion))
+    snapshot.save(path, model, space, {})
+    loaded = snapshot.load(path)
+    assert torch.equal(loaded.model.fusion, model.fusion)
+    loaded.require_finite()
+    for bad in (float("nan"), float("inf")):
+        model.fusion[1, 3] = bad
+        snapshot.save(path, model, space, {})
+        with pytest.raises(BadModel, match=r"not finite \(fusion\)"):
+            snapshot.load(path).require_finite()
+
+
+def test_weights_of_before_there_were_fusion_weights_are_refused(saved):
+    path, model, _ = saved
+    older = save_tensors({name: weight for name, weight in model.state_dict().items() if name != "fusion"})
+    (path / snapshot.WEIGHTS).write_bytes(older)
+    own = json.loads((path / snapshot.MANIFEST).read_text())["sha256"]
+    rewrite_manifest(path, sha256={**own, snapshot.WEIGHTS: hashlib.sha256(older).hexdigest()})
+    with pytest.raises(BadModel, match="does not fit this code's model"):
+        snapshot.load(path)
 
 
 def test_heads_travel_with_the_version_and_one_without_them_has_none(saved):
@@ -122,17 +147,17 @@ def test_weights_of_another_feature_space_are_refused(saved, tmp_path_factory, t
 
 def test_a_version_of_another_format_is_refused_by_name_with_what_to_do(saved):
     path, _, _ = saved
-    older = (path / snapshot.FEATURES).read_bytes().replace(b'"format":3', b'"format":2')
+    older = (path / snapshot.FEATURES).read_bytes().replace(b'"format":4', b'"format":3')
     (path / snapshot.FEATURES).write_bytes(older)
     own = json.loads((path / snapshot.MANIFEST).read_text())["sha256"]
     rewrite_manifest(path, sha256={**own, snapshot.FEATURES: hashlib.sha256(older).hexdigest()})
-    with pytest.raises(BadModel, match=rf"{path.name}/features\.json cannot be read.*format 2.*format 3; choose another"):
+    with pytest.raises(BadModel, match=rf"{path.name}/features\.json cannot be read.*format 3.*format 4; choose another"):
         snapshot.load(path)
 
 
 def test_features_this_code_does_not_compute_are_refused(saved, monkeypatch):
     path, _, _ = saved
-    monkeypatch.setattr("feed.features.items.NUMERIC", ("age_hours", "invented"))
+    monkeypatch.setattr("feed.features.items.TOWER", ("age_hours", "invented"))
     with pytest.raises(BadModel, match=r"features\.json lists other features.*invented"):
         snapshot.load(path)
 

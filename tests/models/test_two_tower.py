@@ -4,7 +4,7 @@ import torch
 
 from feed.features import Inputs, InputSpec
 from feed.features.near import Nearby
-from feed.models.two_tower import NEAR, WIDTH, TwoTower, near_logits, scores
+from feed.models.two_tower import NEAR, PRIOR, WIDTH, TwoTower, near_logits, scores
 
 USERS = InputSpec(("age",), (("country", "user.country"),), (("categories", "category"), ("tags", "tag"), ("recent", "item")))
 ITEMS = InputSpec(("clicks", "fresh"), (("category", "category"), ("item", "item")), (("tags", "tag"),))
@@ -22,10 +22,11 @@ def users(categories, weights=None, segment=0):
         {"categories": ids, "tags": none, "recent": none},
         {"categories": weights, "tags": none.astype(np.float32), "recent": none.astype(np.float32)},
         np.full(n, segment),
+        np.zeros((n, 0), np.float32),
     )
 
 
-def items(categories, ids=None):
+def items(categories, ids=None, prior=0.0):
     n = len(categories)
     ids = np.zeros(n, np.int64) if ids is None else np.asarray(ids)
     return Inputs(
@@ -34,6 +35,7 @@ def items(categories, ids=None):
         {"tags": np.zeros((n, 2), np.int64)},
         {"tags": np.zeros((n, 2), np.float32)},
         np.zeros(n, np.int64),
+        np.full((n, PRIOR), prior, np.float32),
     )
 
 
@@ -64,6 +66,20 @@ def test_the_logit_is_a_dot_product_and_what_the_history_says_weighed_by_segment
         np.testing.assert_allclose(near_logits(u, torch.from_numpy(said.at(np.arange(4))).expand(3, 4, 2)), more, atol=1e-6)
         elsewhere = model.user_vectors(users([[1], [2], [3]], segment=1))
         assert elsewhere[0, -NEAR:].tolist() == pytest.approx([together * 0.4 / 0.5, 0.0])
+
+
+def test_the_score_adds_logit_prior_and_co_visitation_with_the_weights_of_the_users_segment(model):
+    said = Nearby(np.array([1]), np.array([[1.0, 2.0]], np.float32))
+    with torch.no_grad():
+        model.mix[0] = torch.tensor([0.3, 0.1])
+        u, v = model.user_vectors(users([[1]], segment=1)), model.item_vectors(items([1, 2], prior=0.5))
+        logit = scores(u, v, [said])
+        assert torch.equal(logit, scores(u, model.item_vectors(items([1, 2], prior=9.0)), [said]))  # until weights are fitted
+        model.fusion[1] = torch.tensor([2.0, *[0.1] * PRIOR, 0.5, -0.25])
+        u, elsewhere = (model.user_vectors(users([[1]], segment=segment)) for segment in (1, 2))
+        expected = 2 * logit + 0.1 * PRIOR * 0.5 + torch.tensor([0.0, 0.5 * 1.0 - 0.25 * 2.0])
+        torch.testing.assert_close(scores(u, v, [said]), expected)
+        torch.testing.assert_close(scores(elsewhere, v, [said]), logit)
 
 
 def test_padding_of_a_bag_changes_nothing(model):

@@ -10,7 +10,8 @@ from feed import dataset
 from feed.catalogue import Item, User
 from feed.errors import BadData
 from feed.events import Click, Hide, Impression, Shown, View, utc
-from feed.models import snapshot
+from feed.models import fusion, snapshot
+from feed.models.fusion import CONSTANT
 from feed.registry import Registry
 from offline import bootstrap
 
@@ -67,6 +68,7 @@ def test_the_served_weights_load_and_carry_their_figures(trained):
     assert loaded.manifest["data"]["events"] == 2000
     assert loaded.manifest["learned_until"] == START + 600 * 1999
     assert (loaded.manifest["position"], loaded.manifest["parent"]) == (None, None)
+    assert loaded.manifest["fusion"]["weights"] == loaded.model.fusion.tolist()
     assert loaded.manifest["trained_on"]["until"] < loaded.manifest["measured_from"] < loaded.manifest["data"]["to"]
 
 
@@ -91,6 +93,26 @@ def test_a_log_of_one_kind_of_event_can_be_learned_from(tmp_path, kinds):
     assert outcome.champion
     assert "auc_looked_at" not in outcome.figures["learned"], "nothing was looked at and left"
     assert snapshot.load(Registry(tmp_path / "registry").champion().path).heads == {}, "nothing tells one look from another"
+
+
+def test_where_people_take_what_is_popular_at_the_moment_counts_are_part_of_the_score(tmp_path, monkeypatch, capsys):
+    """Fifteen items at a time, of whatever category, are clicked by everybody who meets them; all others are only viewed."""
+    monkeypatch.setattr(fusion, "FEWEST", 50)
+    draw, events = np.random.default_rng(0), []
+    popular = [draw.permutation(120)[:15] for _ in range(20)]
+    for k in range(2000):
+        of = popular[k // 100]
+        item = draw.choice(of) if draw.random() < 0.6 else draw.integers(120)
+        about = {"event_id": f"e{k}", "user_id": f"u{draw.integers(200)}", "item_id": f"i{item}"}
+        events.append((Click if item in of else View)(**about, occurred_at=utc(START + 60 * k)))
+    items = [Item(item_id=f"i{i}", category=f"c{i % 3}") for i in range(120)]
+    dataset.write(dataset.from_events(events, items, [User(user_id=f"u{u}") for u in range(200)]), tmp_path / "data")
+    capsys.readouterr()
+    bootstrap.run(tmp_path / "data", tmp_path / "registry", epochs=1)
+    assert "Counts and co-visitation are part of the score" in capsys.readouterr().out
+    loaded = snapshot.load(Registry(tmp_path / "registry").champion().path)
+    assert (loaded.model.fusion[:, 1 : CONSTANT - 1].sum(dim=1) > 0).all()
+    assert " positives against the catalogue, nats a positive: +" in loaded.manifest["fusion"]["fitted_to"]
 
 
 def test_only_the_version_of_a_log_without_views_says_who_looks(trained, tmp_path, capsys):

@@ -1,4 +1,8 @@
-"""One model has one score of a user and an item: in a feed, in a step of the learner, in a trial."""
+"""One model has one score of a user and an item: in a feed, in a trial, and, as long as nothing is added to it, in a step of
+the learner."""
+
+import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -11,8 +15,11 @@ from feed.examples import Example, Row
 from feed.features import FrozenItems
 from feed.features.frozen import NEAREST
 from feed.learning.loss import SAMPLED_WEIGHT, join, loss, prepare
+from feed.models.fusion import alone
 from feed.ranking import scorers
+from feed.ranking.arms import Policy
 from feed.ranking.index import Index
+from feed.ranking.standard import Ranker
 from feed.trial import LastSeen, Scorer
 from feed.trial.ranking import reciprocal_rank
 from tests.small import NOW, click, snapshot, world
@@ -26,6 +33,8 @@ CLOSE = 2e-3  # what is frozen is rounded
 def state():
     """User 7's history says something of more items than an example keeps beside the shown ones."""
     made = world(users=40, items=ITEMS, clicks=5)
+    for k in range(0, ITEMS, 4):  # nobody says since when there are these
+        made.items.upsert(replace(made.items.by_id[str(k)], created_at=None))
     rng = np.random.default_rng(0)
     for user in range(40):
         for item in rng.permutation(ITEMS)[:20].tolist():
@@ -37,7 +46,16 @@ def state():
 def trained(state):
     made = snapshot(state)
     made.model.mix.data.copy_(0.3 + 0.1 * torch.arange(made.model.mix.numel()).view_as(made.model.mix))
+    made.model.fusion.copy_(0.5 * torch.rand(made.model.fusion.shape, generator=torch.Generator().manual_seed(0)))
     return made
+
+
+@pytest.fixture(scope="module")
+def unfused(trained):
+    """The same weights, whose score is the logit."""
+    model = copy.deepcopy(trained.model)
+    model.fusion.copy_(alone())
+    return dataclasses.replace(trained, model=model)
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +69,26 @@ def example(state) -> Example:
 
 @pytest.fixture(scope="module")
 def in_a_feed(state, trained) -> np.ndarray:
-    """The logits of all items, by their numbers."""
+    return of_all(state, trained)
+
+
+def of_all(state, trained) -> np.ndarray:
+    """The scores of all items for user 7 in a feed, by their numbers."""
     users, index = scorers.user_vectors(trained, [state.user("7")], NOW), Index.of(trained, state.items, NOW)
     return scorers.logits(users, index.vectors, [state.items.nearby(state.user("7"))])[0, rows_of(state)]
 
 
 @pytest.fixture(scope="module")
-def by_the_strongest(state, trained, example, in_a_feed) -> np.ndarray:
+def by_the_strongest(state, trained, example) -> np.ndarray:
+    return of_all_by_the_strongest(state, trained, example)
+
+
+def of_all_by_the_strongest(state, trained, example) -> np.ndarray:
     """The same, without what the history says beyond the strongest that an example keeps."""
     u = scorers.user_vectors(trained, [state.user("7")], NOW)[0, -2:].numpy()
     strongest = {item_id for item_id, *_ in example.user.near}
     beyond = np.array([str(k) not in strongest for k in range(ITEMS)])
-    return in_a_feed - beyond * (state.items.nearby(state.user("7")).at(rows_of(state)) @ u)
+    return of_all(state, trained) - beyond * (state.items.nearby(state.user("7")).at(rows_of(state)) @ u)
 
 
 def rows_of(state) -> np.ndarray:
@@ -73,6 +99,24 @@ def test_a_trial_scores_what_was_shown_as_the_feed_did(trained, example, in_a_fe
     found = Scorer(trained).logits([example], example.rows, np.zeros(len(SHOWN), int))
     np.testing.assert_allclose(found, in_a_feed[SHOWN], atol=CLOSE)
     assert abs(found - by_the_strongest[SHOWN]).max() > 10 * CLOSE  # some are beyond
+
+
+def test_a_trial_scores_a_feed_as_the_ranker_that_made_it(state, trained):
+    """Frozen at that moment, with all that is added to the logit."""
+    learned = Policy(feed_size=30, popular_share=0.0, random_share=0.0)
+    ranker = Ranker(trained, "v1", 1, state.items, learned, NOW, clock=lambda: NOW)
+    (feed,) = ranker.rank([state.user("7")], NOW)
+    shown = Impression(
+        event_id="i", user_id="7", occurred_at=utc(NOW), request_id="r",
+        items=tuple(Shown(item_id=of.item_id, position=p, score=of.score) for p, of in enumerate(feed.items)),
+    )  # fmt: skip
+    windows = Attribution(1800.0, 0, Marks(), {}, FrozenItems(state.items, NOW))
+    windows.add(shown, state.user("7"), 0)
+    (made,) = windows.close(everything=True)
+    found = Scorer(trained).logits([made], made.rows, np.zeros(len(feed.items), int))
+    feeds = np.array([row.score for row in made.rows])
+    np.testing.assert_allclose(1 / (1 + np.exp(-found)), feeds, atol=CLOSE)
+    assert np.ptp(found) > 1  # they differ
 
 
 def test_a_trial_ranks_the_catalogue_by_the_strongest(state, trained, example, by_the_strongest):
@@ -96,9 +140,9 @@ def test_an_item_is_ranked_by_what_is_known_of_its_rivals_too(trained, example):
     assert reciprocal_rank(exact[beyond], "new", scores, all_of_them, catalogue) > 1 / rank
 
 
-def test_a_step_scores_rows_as_the_feed_did_and_drawn_items_by_the_strongest(
-    state, trained, example, in_a_feed, by_the_strongest
-):
+def test_a_step_scores_rows_as_the_feed_did_and_drawn_items_by_the_strongest(state, unfused, example):
+    trained, in_a_feed = unfused, of_all(state, unfused)
+    by_the_strongest = of_all_by_the_strongest(state, unfused, example)
     assert len(example.user.near) == NEAREST
     frozen, last = FrozenItems(state.items, NOW), SHOWN[-1]
     for k, row in zip(SHOWN, example.rows, strict=True):
