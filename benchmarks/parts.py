@@ -170,9 +170,9 @@ def tasks_loss(labels: np.ndarray, weight: float) -> Further:
 
     def loss(model: TwoTower, chunks: Chunks, which: np.ndarray) -> Tensor:
         assert isinstance(model, MultiTask)
-        u = model.user_vectors(chunks.users.take((which[:, None] * CHUNK + np.arange(CHUNK)).ravel()))
-        v = model.item_vectors(chunks.items.take((which[:, None] * (CHUNK + SAMPLED) + np.arange(CHUNK)).ravel()))
-        z = (u * v)[:, :VECTOR]
+        u = model.user_logits(chunks.users.take((which[:, None] * CHUNK + np.arange(CHUNK)).ravel()))
+        v = model.item_logits(chunks.items.take((which[:, None] * (CHUNK + SAMPLED) + np.arange(CHUNK)).ravel()))
+        z = u[:, :VECTOR] * v
         logits = model.heads(z) + F.softplus(model.slopes) * z.sum(dim=1, keepdim=True)
         wanted = torch.from_numpy(labels[which].reshape(logits.shape)).float()
         positives = max(1, int(chunks.positive[which].sum()))
@@ -201,7 +201,7 @@ class Past:
 
 
 def train_without(part: Part, past: Past, seed: int) -> tuple[Snapshot, dict[str, float]]:
-    """The champion, and its figures on the past's last tenth."""
+    """The champion, and its figures on the past's last tenth; its score is the logit alone, which is what worlds keep."""
     frozen, slices = past.frozen(part.left)
     space = Narrowed.of(frozen.space, part)
     judged, measured = space.visits(frozen.judged), space.visits(frozen.measured)

@@ -29,7 +29,7 @@ from feed.models.adam import Adam
 from feed.models.pairs import pairs_of
 from feed.models.snapshot import Snapshot
 from feed.models.train import RATE, train
-from feed.models.two_tower import TwoTower, near_logits
+from feed.models.two_tower import VECTOR, TwoTower, near_logits
 from feed.ranking.arms import Policy
 from feed.settings import FUTURE_SECONDS
 from feed.trial import Comparison, LastSeen, Scorer, Verdict, judge, level
@@ -124,9 +124,9 @@ def in_batch_softmax(champion: Snapshot, past: Sequence[Example], seed: int) -> 
     optimiser = Adam(model.parameters())
     for start_of in list(range(0, len(taken) - BATCH, BATCH)) * PASSES:
         batch = taken[start_of : start_of + BATCH]
-        users = model.user_vectors(champion.space.frozen_users([user for user, _ in batch]))
-        items = model.item_vectors(champion.space.frozen_items([row.item for _, row in batch]))
-        loss = cross_entropy(users @ items.T + near_logits(users, near_of(batch)), torch.arange(BATCH))
+        users = model.user_logits(champion.space.frozen_users([user for user, _ in batch]))
+        items = model.item_logits(champion.space.frozen_items([row.item for _, row in batch]))
+        loss = cross_entropy(users[:, :VECTOR] @ items.T + near_logits(users, near_of(batch)), torch.arange(BATCH))
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step(RATE)
     return replace(champion, model=model.eval())

@@ -36,7 +36,7 @@ from feed.models.examination import Examination
 from feed.models.heads import Heads
 from feed.models.pairs import CHUNK, ChunkCollector, Chunks, Log, Pair, pairs_of, replay
 from feed.models.train import Trained, train
-from feed.models.two_tower import TwoTower, scores
+from feed.models.two_tower import TwoTower, logit_alone, scores
 from feed.registry import Registry
 from feed.settings import FUTURE_SECONDS
 
@@ -113,9 +113,9 @@ def run(
     looks = examination.of(log.events)
     outcome = register(Registry(registry), trained, frozen.space, about, found, looks)
     console.print(table(figures))
-    unchanged = torch.equal(trained.model.fusion, fusion.alone())
+    unchanged = torch.equal(trained.model.fusion, logit_alone())
     console.print(
-        ("The score is the logit alone: counts and co-visitation beside it do not prove themselves (" if unchanged
+        ("The score is the logit alone: counts and co-visitation did not improve held-out positives (" if unchanged
          else "Counts and co-visitation are part of the score (") + f"{fitted_to}).",
         highlight=False,
     )  # fmt: skip

@@ -39,11 +39,8 @@ RESOLUTIONS = (
 )
 HALF_LIVES = np.array([half_life for r in RESOLUTIONS for half_life in r.half_lives])
 # columns of the half-lives that are asked for by name
-OF_HOUR, OF_DAY, OF_WEEK = (int(np.flatnonzero(h == HALF_LIVES)[0]) for h in (3600.0, DAY, 7 * DAY))
-_COLUMNS = {
-    r.name: slice(start, start + len(r.half_lives))
-    for r, start in zip(RESOLUTIONS, np.cumsum([0, *(len(r.half_lives) for r in RESOLUTIONS)]).tolist(), strict=False)
-}
+OF_DAY, OF_WEEK = (int(np.flatnonzero(h == HALF_LIVES)[0]) for h in (DAY, 7 * DAY))
+_COLUMNS = {r.name: np.isin(HALF_LIVES, r.half_lives) for r in RESOLUTIONS}
 BY_NAME = {r.name: i for i, r in enumerate(RESOLUTIONS)}
 
 

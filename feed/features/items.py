@@ -190,15 +190,14 @@ class ItemTable:
         return np.asarray(self.sums(now)[:, POSITIVE_KINDS, counts.OF_DAY].sum(axis=1))
 
     def age(self, now: float, index: np.ndarray) -> np.ndarray:
-        """float64 (rows,): hours since the item was created, or, where nobody says when, since its first event; -1: neither."""
+        """float64 (rows,): hours since the item was created or, if unknown, since its first event; -1: neither."""
         begun = np.where(np.isfinite(self._created[index]), self._created[index], self._first[index])
         return np.where(np.isfinite(begun), np.maximum(now - np.where(np.isfinite(begun), begun, now), 0) / 3600, -1.0)
 
-    def prior(self, now: float) -> np.ndarray:
-        """float32 (n, 8): `prior` of every item at `now`."""
-        index = np.arange(len(self))
-        passed = np.maximum(now - self._since[index], 0.0)
-        positives = self._sums[index][:, POSITIVE_KINDS].sum(axis=1) * np.exp2(-passed[:, None] / counts.HALF_LIVES)
+    def prior(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
+        """float32 (rows, 8): `prior` at `now`."""
+        index = np.arange(len(self)) if rows is None else rows
+        positives = self.sums(now, index)[:, POSITIVE_KINDS].sum(axis=1)
         return prior(np.concatenate([self.age(now, index)[:, None], positives], axis=1))
 
     def numeric(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
@@ -233,10 +232,17 @@ def _rate(n: np.ndarray, observations: np.ndarray, index: np.ndarray) -> np.ndar
 
 
 def prior(raw: np.ndarray) -> np.ndarray:
-    """float32 (k, 8), what everybody is told of k items: log(1 + c_h / 0.02) for each half-life h, log(1 + age in hours), 1.
+    """float32 (k, 8), the item prior: log(1 + c_h / 0.02) for each half-life h, log(1 + age in hours), 1.
 
     `raw` float64 (k, 7 or more) begins with the columns of `PRIOR`.
     """
-    counted = np.log1p(raw[:, 1 : len(PRIOR)] / FLOOR)
+    counted = np.log1p(np.maximum(raw[:, 1 : len(PRIOR)], 0.0) / FLOOR)
     age = np.log1p(np.maximum(raw[:, :1], 0.0))
     return np.concatenate([counted, age, np.ones((len(raw), 1))], axis=1).astype(np.float32)
+
+
+def aged(raw: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """float64 (k, 7): the columns of `PRIOR` in `raw` (k, 7) after so many `seconds` (k,) without events; age -1 stays."""
+    passed = np.maximum(seconds, 0.0)[:, None]
+    age = np.where(raw[:, :1] < 0, raw[:, :1], raw[:, :1] + passed / 3600)
+    return np.concatenate([age, raw[:, 1:] * np.exp2(-passed / counts.HALF_LIVES)], axis=1)

@@ -1,7 +1,8 @@
-"""The fusion weights: what the logit, counts and age, and co-visitation are worth beside each other, by segment of users.
+"""The fusion weights: what the logit, counts and age, and co-visitation are worth relative to each other, by segment of users.
 
     score(i) = w_s . x_i,    x_i = (logit, prior_i, near_ui) as in `feed.models.two_tower`
-    loss = sum_r o_r [-log softmax(score)_{i_r}] / mean(o) + RIDGE / 2 |w - (1, 0, ...)|² + RIDGE_SEGMENT / 2 sum_s |w_s - w|²
+    w   = argmin  sum_r o_r [-log softmax(score)_{i_r}] / mean(o)                     + RIDGE / 2 |w - (1, 0, ...)|²
+    w_s = argmin  the same, over the rows r of segment s                              + RIDGE_SEGMENT / 2 |w_s - w|²
 
 over positives r that the towers were not trained on, each against the items that its user could have been shown at that moment
 (a sample of them, each standing for as many as were left out), with columns in units of their standard deviation. A softmax
@@ -19,17 +20,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from feed.events import Engagement
+from feed.events import Impression
 from feed.features import BatchState, FeatureSpace, consumed
 from feed.features.space import SEGMENTS
 from feed.models.pairs import Log, Pair, replay, visits_of
-from feed.models.two_tower import FUSED, NEAR, VECTOR, TwoTower
+from feed.models.two_tower import FUSED, NEAR, VECTOR, TwoTower, logit_alone
 
 POSITIVES = 2000  # the newest ones that weights are fitted to
-LEFT = 10  # looked at and left, at most so many beside a positive
+SKIPPED = 10  # viewed and skipped, at most so many a positive
 CANDIDATES = 500  # drawn for each
 REFRESHED = 32  # positives after which the items' vectors are made anew
 RIDGE, RIDGE_SEGMENT = 1.0, 30.0
@@ -47,16 +47,17 @@ CONSTANT = FUSED - NEAR - 1  # the column that is the same for all
 class Choices(NamedTuple):
     """k positives, in row 0 of m: `x` float32 (k, m, 11), the columns of the score.
 
-    Rows 1 to `LEFT` are items that the same person looked at in the same visit and left, `left` int64 (k,) of them; the rest
+    Rows 1 to `SKIPPED` are items that the user viewed in the same visit and skipped, `skipped` int64 (k,) of them; the rest
     are drawn candidates. `stands_for` float32 (k, m): log of how many items a candidate stands for, -inf where there is none.
-    `segment` int64 (k,); `propensity` float64 (k,), NaN where unknown.
+    `segment` int64 (k,); `propensity` float64 (k,), NaN where unknown; `user` int64 (k,): a number a user.
     """
 
     x: Tensor
     stands_for: Tensor
     segment: np.ndarray
     propensity: np.ndarray
-    left: np.ndarray
+    skipped: np.ndarray
+    user: np.ndarray
 
 
 @torch.no_grad()
@@ -67,7 +68,8 @@ def collect(model: TwoTower, space: FeatureSpace, log: Log, pairs: Sequence[Pair
         at.setdefault(pair.event, []).append(pair)
     visit_of = {pair: visit for visit in visits_of(pairs) for pair in visit}
     rng = np.random.default_rng([seed, 2])
-    found: list[tuple[Tensor, Tensor, int, float, int]] = []
+    found: list[tuple[Tensor, Tensor, int, float, int, int]] = []
+    users: dict[str, int] = {}
     vectors, age = torch.zeros(0, VECTOR), 0
     for stop, state in replay(log, list(at)):
         table = state.items
@@ -75,26 +77,25 @@ def collect(model: TwoTower, space: FeatureSpace, log: Log, pairs: Sequence[Pair
             if age % REFRESHED == 0 or len(vectors) < len(table):
                 vectors, age = model.item_logits(space.item_inputs(table, None, pair.at)), 0
             age += 1
-            left = [table.row(other.item_id) for other in visit_of[pair] if not other.positive][:LEFT]
-            rows, stands_for = _candidates(state, pair, left, rng)
+            skipped = [table.row(other.item_id) for other in visit_of[pair] if not other.positive][:SKIPPED]
+            rows, stands_for = _candidates(state, pair, skipped, rng)
+            user = users.setdefault(pair.user_id, len(users))
             inputs = space.user_inputs([state.user(pair.user_id)], pair.at)
             u = model.user_logits(inputs)[0]
             near = torch.from_numpy(table.nearby(state.user(pair.user_id)).at(rows))
             logits = vectors[rows] @ u[:VECTOR] + near @ u[VECTOR:]
-            x = torch.cat([logits[:, None], torch.from_numpy(table.prior(pair.at)[rows]), near], dim=1)
-            found.append((x, stands_for, int(inputs.segment[0]), _propensity(log, pair), len(left)))
-    xs, stands, segments, propensities, numbers = zip(*found, strict=True) if found else ((), (), (), (), ())
+            x = torch.cat([logits[:, None], torch.from_numpy(table.prior(pair.at, rows)), near], dim=1)
+            found.append((x, stands_for, int(inputs.segment[0]), _propensity(log, pair), len(skipped), user))
+    xs, stands, *rest = zip(*found, strict=True) if found else ((),) * 6
     return Choices(
-        pad_sequence(list(xs), batch_first=True) if xs else torch.zeros(0, 1 + LEFT, FUSED),
-        pad_sequence(list(stands), batch_first=True, padding_value=-torch.inf) if xs else torch.zeros(0, 1 + LEFT),
-        np.array(segments, np.int64),
-        np.array(propensities, np.float64),
-        np.array(numbers, np.int64),
+        pad_sequence(list(xs), batch_first=True) if xs else torch.zeros(0, 1 + SKIPPED, FUSED),
+        pad_sequence(list(stands), batch_first=True, padding_value=-torch.inf) if xs else torch.zeros(0, 1 + SKIPPED),
+        *(np.array(column, dtype) for column, dtype in zip(rest, (np.int64, np.float64, np.int64, np.int64), strict=True)),
     )
 
 
 def _candidates(
-    state: BatchState, pair: Pair, left: Sequence[int | None], rng: np.random.Generator
+    state: BatchState, pair: Pair, skipped: Sequence[int | None], rng: np.random.Generator
 ) -> tuple[np.ndarray, Tensor]:
     """The rows of a positive's `Choices`, int64 (m,), and what each of them stands for, float32 (m,)."""
     table, own = state.items, state.items.row(pair.item_id)
@@ -103,53 +104,54 @@ def _candidates(
     possible[[row for row in (*consumed_rows, own) if row is not None]] = False
     there = np.flatnonzero(possible)
     drawn = rng.permutation(there)[:CANDIDATES]
-    stands_for = torch.full((1 + LEFT + len(drawn),), float(np.log(max(len(there), 1) / max(len(drawn), 1))))
-    stands_for[0], stands_for[1 : 1 + LEFT] = 0.0, -torch.inf
-    return np.array([own, *left, *[own] * (LEFT - len(left)), *drawn.tolist()], np.int64), stands_for
+    stands_for = torch.full((1 + SKIPPED + len(drawn),), float(np.log(max(len(there), 1) / max(len(drawn), 1))))
+    stands_for[0], stands_for[1 : 1 + SKIPPED] = 0.0, -torch.inf
+    return np.array([own, *skipped, *[own] * (SKIPPED - len(skipped)), *drawn.tolist()], np.int64), stands_for
 
 
 def _propensity(log: Log, pair: Pair) -> float:
+    """With which the pair's item was shown, as its first engagement says or, without views, its impression; NaN: unknown."""
     event = log.events[pair.event]
-    known = event.propensity if isinstance(event, Engagement) else None
+    if isinstance(event, Impression):
+        known = next(shown.propensity for shown in event.items if shown.item_id == pair.item_id)
+    else:
+        known = event.propensity
     return np.nan if known is None else known
-
-
-def alone() -> Tensor:
-    """The fusion weights, float32 (3, 11), by which the score is the logit."""
-    return F.pad(torch.ones(len(SEGMENTS), 1), (0, FUSED - 1))
 
 
 def fit(choices: Choices) -> tuple[Tensor, str]:
     """The fusion weights float32 (3, 11), and in a few words how they came about.
 
     The score stays the logit unless more is proven: first the same change for everybody, then one for each segment. On
-    positives that it was not fitted to (`FOLDS`-fold, 95 % interval over positives), each must be proven to lower the loss; and
-    by more than `WORTH` times what it costs of their AUC among what the same person looked at, where what only follows the
+    positives that it was not fitted to (`FOLDS`-fold by user, 95 % interval over users), each must be proven to lower the loss;
+    and by more than `WORTH` times what it costs of their AUC among what the same user viewed, where what only follows the
     showing loses.
     """
     chosen, weights, how = _weighted(choices)
     if len(chosen) < FEWEST:
-        return alone(), f"{how}: too few, {FEWEST} are needed"
+        return logit_alone(), f"{how}: too few, {FEWEST} are needed"
     x, segment = choices.x[chosen].double(), torch.from_numpy(choices.segment[chosen])
-    stands_for, left = choices.stands_for[chosen].double(), torch.from_numpy(choices.left[chosen])
+    stands_for, skipped = choices.stands_for[chosen].double(), torch.from_numpy(choices.skipped[chosen])
     spread = x[stands_for > -torch.inf].std(dim=0)
     spread = torch.where(spread > 1e-6, spread, 1.0)
-    of = _Rows(x / spread, x[:, :, 0], stands_for, weights, segment, left)
-    fold = torch.from_numpy(np.random.default_rng(0).integers(FOLDS, size=len(chosen)))
+    of = _Rows(x / spread, x[:, :, 0], stands_for, weights, segment, skipped)
+    users = choices.user[chosen]
+    fold = torch.from_numpy(np.random.default_rng(0).integers(FOLDS, size=users.max() + 1)[users])
     found, best, gains = torch.zeros(len(SEGMENTS), FUSED, dtype=torch.float64), of.losses(of.logits), []
-    among = of.among_left(of.logits)
+    among = of.auc_among_viewed(of.logits)
     for by_segment in (False, True):
         whole, scores = _fitted(of, by_segment, found), torch.zeros_like(of.logits)
         for k in range(FOLDS):
             out = of.where(fold == k)
             scores[fold == k] = out.scores(_fitted(of.where(fold != k), by_segment, whole)[out.segment])
         held_out = of.losses(scores)
-        gain, harm = weights * (best - held_out), among - of.among_left(scores)
-        gains.append(f"{_mean(gain):+.3f} (at least {_least(gain):+.3f}), AUC among what was looked at {-_mean(harm):+.3f}")
-        if not _least(gain) > 0 or not _mean(gain) > WORTH * _mean(harm):
+        gain, harm = weights * (best - held_out), among - of.auc_among_viewed(scores)
+        least = _least(gain, users)
+        gains.append(f"{_mean(gain):+.3f} (at least {least:+.3f}), AUC among viewed items {-_mean(harm):+.3f}")
+        if not least > 0 or not _mean(gain) > WORTH * _mean(harm):
             break
-        found, best = whole, held_out
-    found = alone().double() + found / spread
+        found, best, among = whole, held_out, of.auc_among_viewed(scores)
+    found = logit_alone().double() + found / spread
     own = x[:, 0]
     found[:, CONSTANT] += (own[:, 0] - (own * found[segment]).sum(dim=1)).mean()
     return found.float(), f"{how}, nats a positive: {'; '.join(gains)}"
@@ -159,9 +161,12 @@ def _mean(values: Tensor) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
-def _least(values: Tensor) -> float:
-    """The lower end of the mean's 95 % interval; -inf of fewer than two."""
-    return float(values.mean() - 1.96 * values.std() / len(values) ** 0.5) if len(values) > 1 else -np.inf
+def _least(values: Tensor, users: np.ndarray) -> float:
+    """The lower end of the mean's 95 % interval, each user a cluster; -inf of one user."""
+    mean = float(values.mean())
+    of_users = np.bincount(users, (values - mean).numpy())
+    n = len(np.unique(users))
+    return mean - 1.96 * float(np.sqrt((of_users**2).sum() * n / (n - 1))) / len(values) if n > 1 else -np.inf
 
 
 class _Rows(NamedTuple):
@@ -172,7 +177,7 @@ class _Rows(NamedTuple):
     stands_for: Tensor
     weights: Tensor
     segment: Tensor
-    left: Tensor
+    skipped: Tensor
 
     def where(self, rows: Tensor) -> "_Rows":
         return _Rows(*(column[rows] for column in self))
@@ -185,12 +190,12 @@ class _Rows(NamedTuple):
         """float64 (k,)."""
         return (scores + self.stands_for).logsumexp(dim=1) - scores[:, 0]
 
-    def among_left(self, scores: Tensor) -> Tensor:
-        """The share of what was looked at and left that the positive stands above, float64 of those that left anything."""
-        mine, others = scores[:, :1], scores[:, 1 : 1 + LEFT]
-        there = torch.arange(LEFT) < self.left[:, None]
+    def auc_among_viewed(self, scores: Tensor) -> Tensor:
+        """The share of what was skipped that the positive stands above, float64 of those whose user skipped anything."""
+        mine, others = scores[:, :1], scores[:, 1 : 1 + SKIPPED]
+        there = torch.arange(SKIPPED) < self.skipped[:, None]
         above = ((mine > others).double() + (mine == others).double() / 2) * there
-        return (above.sum(dim=1) / self.left)[self.left > 0]
+        return (above.sum(dim=1) / self.skipped)[self.skipped > 0]
 
 
 def _fitted(rows: _Rows, by_segment: bool, begin: Tensor) -> Tensor:
@@ -227,7 +232,7 @@ def _newton(rows: _Rows, centre: Tensor, ridge: float, begin: Tensor) -> Tensor:
 
 
 def _weighted(choices: Choices) -> tuple[np.ndarray, Tensor, str]:
-    """Which positives count, and their weights; where the log tells propensities, those that chance has shown."""
+    """Which positives count, and their weights; where the log has propensities, those that chance has shown."""
     q = choices.propensity
     if not np.isfinite(q).any():
         return np.arange(len(q)), torch.ones(len(q), dtype=torch.float64), f"{len(q)} positives against the catalogue"

@@ -4,9 +4,10 @@
 
 u and v are the vectors of `feed.models.two_tower`, 74 numbers each; the last two of v hold what co-visitation says of the pair.
 u * v is the product number by number, whose sum is the score <u, v>: a head may weigh the 74 numbers otherwise than the score
-does. By maximum likelihood less RIDGE / 2 |w|² and RIDGE_LOGIT / 2 a², in units in which <u, v>, and u * v on average over its
-numbers, have a standard deviation of 1: a task with few events is left with a_k <u, v> + b_k, one with next to none with its
-base rate. b is free: over the rows it was fitted on a head predicts as many events as there were.
+does. By maximum likelihood less RIDGE / 2 |w|² and RIDGE_LOGIT / 2 a², in units in which <u, v>, and u * v on average over the
+numbers of the logit and over those of the prior, have a standard deviation of 1: a task with few events is left with
+a_k <u, v> + b_k, one with next to none with its base rate. b is free: over the rows it was fitted on a head predicts as many
+events as there were.
 
 RIDGE is larger than held-out log-loss asks for (that was least with 300). A log shows what its own ranking chose, which may
 have known of tastes that no feature tells; then w learns that what is little known and was shown all the same is liked, and
@@ -27,12 +28,13 @@ from feed.events import Engagement, View, kind
 from feed.features.near import Nearby
 from feed.models.examination import WINDOW_SECONDS
 from feed.models.pairs import CHUNK, SAMPLED, Chunks, Log, Pair
-from feed.models.two_tower import NEAR, WIDTH, TwoTower, scores
+from feed.models.two_tower import NEAR, PRIOR, VECTOR, WIDTH, TwoTower, scores
 from feed.objective import TASKS
 
 DWELL_SECONDS = 10.0  # looked at for longer: in the simulated world most who clicked, hardly anybody else
 RIDGE, RIDGE_LOGIT = 10_000.0, 10.0
 STEPS = 50
+_PRIOR = slice(VECTOR, VECTOR + PRIOR)  # places in a vector
 
 
 class Head(NamedTuple):
@@ -84,7 +86,8 @@ def fit(z: np.ndarray, labels: np.ndarray) -> dict[str, Head]:
     The towers must not have been trained on these rows: of those they know too well what was taken.
     """
     heads = {}
-    logit, spread = _spread(z.sum(axis=1)[:, None]), _spread(z)
+    logit, spread = _spread(z.sum(axis=1)[:, None]), np.full(WIDTH, _spread(np.delete(z, _PRIOR, axis=1)))
+    spread[_PRIOR] = _spread(z[:, _PRIOR])
     columns = np.concatenate([z.sum(axis=1, keepdims=True) / logit, z / spread, np.ones((len(z), 1))], axis=1)
     middle = np.append(columns[:, :-1].mean(axis=0) if len(z) else np.zeros(1 + WIDTH), 0.0)
     ridge = np.array([RIDGE_LOGIT, *[RIDGE] * WIDTH, 0.0])

@@ -1,4 +1,4 @@
-"""The served model: a two-tower, what everybody is told, and co-visitation, added with weights of the user's segment s.
+"""The served model: a two-tower, the item prior and co-visitation, added with weights of the user's segment s.
 
     score = a_s logit + p_s . prior_i + c_s . near_ui,    logit = <u, v> + (w + w_s) . near_ui
 
@@ -40,7 +40,7 @@ VECTOR = 64
 NEAR = len(COLUMNS)
 PRIOR = len(item_features.PRIOR) + 1
 WIDTH = VECTOR + PRIOR + NEAR
-FUSED = 1 + PRIOR + NEAR  # the logit, what everybody is told, co-visitation
+FUSED = 1 + PRIOR + NEAR  # the logit, the item prior, co-visitation
 MIX = 3.0  # a step moves a weight of the mixture as far as three others
 SMALL = 8  # width of the tables that only one tower reads
 DROPOUT = 0.3
@@ -76,7 +76,7 @@ class TwoTower(nn.Module):
         self.item_tower = Tower(item_spec, widths)
         self.mix = nn.Parameter(torch.zeros(1 + len(SEGMENTS), NEAR))
         self.fusion: Tensor
-        self.register_buffer("fusion", F.pad(torch.ones(len(SEGMENTS), 1), (0, PRIOR + NEAR)))
+        self.register_buffer("fusion", logit_alone())
 
     def user_vectors(self, users: Inputs) -> Tensor:
         """`users` of n rows -> float32 (n, 74)."""
@@ -139,6 +139,11 @@ def scores(users: Tensor, items: Tensor, near: Sequence[Nearby]) -> Tensor:
 def near_logits(users: Tensor, near: Tensor) -> Tensor:
     """What co-visitation adds: `users` (..., d) end with its weights, `near` (..., m, 2) of m items each -> (..., m)."""
     return (users[..., None, -NEAR:] * near).sum(dim=-1)
+
+
+def logit_alone() -> Tensor:
+    """The fusion weights, float32 (3, 11), by which the score is the logit."""
+    return F.pad(torch.ones(len(SEGMENTS), 1), (0, FUSED - 1))
 
 
 class Tower(nn.Module):

@@ -23,6 +23,7 @@ class LastSeen:
         self.updates = 0
         self._changed = np.zeros(0, np.int64)
         self._seen = np.zeros(0, np.int64)
+        self._at = np.zeros(0)
         self._there = np.zeros(0, bool)
         self._free: list[int] = []
 
@@ -34,7 +35,7 @@ class LastSeen:
         self.updates += 1
         for example in examples:
             for row in example.rows:
-                self._put(row.item, number)
+                self._put(row.item, number, example.at)
         while self.slot:
             oldest, slot = next(iter(self.slot.items()))
             if self._seen[slot] > number - LOOKBACK and len(self.slot) <= BOUND:
@@ -52,12 +53,16 @@ class LastSeen:
         """bool (slots,), the caller's own: which slots hold an item."""
         return self._there[: len(self.items)].copy()
 
-    def _put(self, item: ItemFeatures, number: int) -> None:
+    def at(self) -> np.ndarray:
+        """float64 (slots,): when each item was last seen, seconds since 1970."""
+        return self._at[: len(self.items)]
+
+    def _put(self, item: ItemFeatures, number: int, at: float) -> None:
         slot = self.slot.pop(item.item_id, None)
         if slot is None:
             slot = self._free.pop() if self._free else self._grow()
         self.slot[item.item_id] = slot
-        self._seen[slot], self._there[slot] = number, True
+        self._seen[slot], self._at[slot], self._there[slot] = number, at, True
         if self.items[slot] != item:
             self.items[slot] = item
             self._changed[slot] = self.updates
@@ -67,5 +72,6 @@ class LastSeen:
         if len(self.items) > len(self._seen):
             more = np.zeros(max(1024, len(self._seen)), np.int64)
             self._seen, self._changed = np.concatenate([self._seen, more]), np.concatenate([self._changed, more])
+            self._at = np.concatenate([self._at, more.astype(np.float64)])
             self._there = np.concatenate([self._there, more.astype(bool)])
         return len(self.items) - 1

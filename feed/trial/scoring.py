@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from feed.examples import Example, Row
+from feed.features import items as item_features
 from feed.features.frozen import ItemFeatures, nearby
 from feed.models.snapshot import Snapshot
-from feed.models.two_tower import NEAR, WIDTH
+from feed.models.two_tower import NEAR, PRIOR, VECTOR, WIDTH
 from feed.trial.catalogue import LastSeen
 
 
@@ -19,6 +20,7 @@ class Scorer:
     def __init__(self, trained: Snapshot) -> None:
         self._trained = trained
         self._vectors = np.zeros((0, WIDTH), np.float32)
+        self._prior = np.zeros((0, len(item_features.PRIOR)))  # as the items were when they were seen
         self._updates = 0
         self.seconds: list[float] = []
 
@@ -42,17 +44,23 @@ class Scorer:
     def catalogue(self, examples: Sequence[Example], catalogue: LastSeen) -> np.ndarray:
         """float64 (n, slots): the logit of every slot's item for each example's user; meaningless in empty slots.
 
-        Of what the user's history says it knows only what `UserFeatures.near` has.
+        Of what the user's history says it knows only what `UserFeatures.near` has. Counts of an item fade since it was seen.
         """
         changed = catalogue.changed_since(self._updates)
         if len(self._vectors) < len(catalogue.items):
             grown = np.zeros((2 * len(catalogue.items), WIDTH), np.float32)
             grown[: len(self._vectors)] = self._vectors
             self._vectors = grown
+            self._prior = np.pad(self._prior, ((0, len(grown) - len(self._prior)), (0, 0)))
         if len(changed):
-            self._vectors[changed] = self._embed([item for slot in changed if (item := catalogue.items[slot])])
+            items = [item for slot in changed if (item := catalogue.items[slot])]
+            self._vectors[changed] = self._embed(items)
+            self._prior[changed] = [item.numeric[: len(item_features.PRIOR)] for item in items]
         self._updates = catalogue.updates
         vectors = self._vectors[: len(catalogue.items)].astype(np.float64)
+        now = max((example.at for example in examples), default=0.0)
+        faded = item_features.aged(self._prior[: len(catalogue.items)], now - catalogue.at())
+        vectors[:, VECTOR : VECTOR + PRIOR] = item_features.prior(faded)
         users = self.users(examples).astype(np.float64)
         logits = np.asarray(users @ vectors.T)
         for row, example in enumerate(examples):

@@ -3,10 +3,10 @@ import pytest
 
 from feed.catalogue import Item
 from feed.evaluation import holdout
-from feed.evaluation.holdout import VisitCollector, visits_of
+from feed.evaluation.holdout import VisitCollector
 from feed.events import Click, View, utc
 from feed.features import FeatureSpace
-from feed.models.pairs import Log, Pair, pairs_of, replay
+from feed.models.pairs import Log, pairs_of, replay
 
 START = 1_700_000_000.0
 ITEMS = ["old", "liked", "left", "other", "unborn"]
@@ -58,11 +58,6 @@ def test_popularity_ranks_by_what_others_took_before(groups):
     scores = holdout.popularity(groups[0])[0]
     assert ITEMS[int(np.argmax(np.where(groups[0].eligible[0], scores, -1)))] == "other"
     assert scores[ITEMS.index("liked")] == 0, "the visit itself does not count"
-
-
-def test_a_pause_of_half_an_hour_ends_a_visit():
-    pairs = [Pair(i, at, user, f"i{i}", True) for i, (at, user) in enumerate([(0, "u"), (1, "v"), (1800, "u"), (3601, "u")])]
-    assert [[pair.event for pair in visit] for visit in visits_of(pairs)] == [[0, 2], [1], [3]]
 
 
 def test_summary_is_the_mean_inside_its_interval(groups):

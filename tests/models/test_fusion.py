@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from feed.events import Click, View, utc
+from feed.events import Click, Impression, Shown, View, utc
 from feed.features import BatchState, consumed
 from feed.features.items import prior
 from feed.features.space import SEGMENTS
 from feed.models import fusion
-from feed.models.fusion import CONSTANT, FEWEST, LEFT, Choices, alone, collect, fit
-from feed.models.pairs import Log, pairs_of, replay
-from feed.models.two_tower import FUSED, NEAR
+from feed.models.fusion import CONSTANT, FEWEST, SKIPPED, Choices, collect, fit
+from feed.models.pairs import Log, Pair, pairs_of, replay
+from feed.models.two_tower import FUSED, NEAR, logit_alone
 from feed.ranking import scorers
 from feed.ranking.index import Index
 from tests.small import DAY, NOW, item, snapshot
@@ -33,7 +33,7 @@ FREE = [k for k in range(FUSED) if k != CONSTANT]
 
 def weights(**by_name: float) -> torch.Tensor:
     """(3, 11): the logit and what is named."""
-    found = alone()
+    found = logit_alone()
     for name, value in by_name.items():
         found[:, {"logit": 0, "count": COUNT, "age": AGE, "together": TOGETHER}[name]] = value
     return found
@@ -68,15 +68,16 @@ def choices(by: torch.Tensor, k: int = 1500, m: int = 60, seed: int = 0, shown: 
 
 
 def beside(x: torch.Tensor, stands_for: torch.Tensor, left: torch.Tensor) -> Choices:
-    """The first of each row of `x` (k, m, 11) beside the rest of them, and what was `left` (k, at most LEFT, 11)."""
+    """The first of each row of `x` (k, m, 11) beside the rest of them, and what was `left` (k, at most SKIPPED, 11)."""
     k, n = left.shape[:2]
     own = x[:, :1]
     return Choices(
-        torch.cat([own, left, own.expand(k, LEFT - n, FUSED), x[:, 1:]], dim=1),
-        torch.cat([stands_for[:, :1], torch.full((k, LEFT), -torch.inf), stands_for[:, 1:]], dim=1),
+        torch.cat([own, left, own.expand(k, SKIPPED - n, FUSED), x[:, 1:]], dim=1),
+        torch.cat([stands_for[:, :1], torch.full((k, SKIPPED), -torch.inf), stands_for[:, 1:]], dim=1),
         np.zeros(k, np.int64),
         np.full(k, np.nan),
         np.full(k, n),
+        np.arange(k),
     )
 
 
@@ -93,18 +94,18 @@ def test_weights_come_near_those_that_the_choices_follow_and_tell_others_better_
     found, how = fit(choices(RULE))
     np.testing.assert_allclose(found[:, FREE], RULE[:, FREE], atol=0.12)
     unseen = choices(RULE, seed=1)
-    assert loss(unseen, found) < loss(unseen, alone()) - 0.3
+    assert loss(unseen, found) < loss(unseen, logit_alone()) - 0.3
     assert loss(unseen, found) == pytest.approx(loss(unseen, RULE), abs=0.02)
     assert how.startswith("1500 positives against the catalogue, nats a positive: +")
 
 
 def test_segments_that_choose_by_different_rules_have_different_weights():
-    rule = alone()
+    rule = logit_alone()
     rule[0, :2] = torch.tensor([0.0, 0.8])
     unseen = choices(rule, seed=1)
     found, _ = fit(choices(rule))
     np.testing.assert_allclose(found[:, :2], rule[:, :2], atol=0.15)
-    assert loss(unseen, found) < loss(unseen, alone()) - 0.3
+    assert loss(unseen, found) < loss(unseen, logit_alone()) - 0.3
 
 
 def test_segments_that_choose_by_one_rule_have_one():
@@ -114,7 +115,7 @@ def test_segments_that_choose_by_one_rule_have_one():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_choices_that_follow_the_logit_leave_the_weights_exactly_as_they_are(seed):
-    assert torch.equal(fit(choices(alone(), k=600, seed=seed))[0], alone())
+    assert torch.equal(fit(choices(logit_alone(), k=600, seed=seed))[0], logit_alone())
 
 
 def first(of: Choices, n: int) -> Choices:
@@ -125,9 +126,9 @@ def test_fewer_positives_than_can_prove_anything_leave_the_weights_as_they_are()
     enough = choices(RULE, k=FEWEST)
     assert fit(enough)[0][0, COUNT] > 0.1
     too_few, how = fit(first(enough, FEWEST - 1))
-    assert torch.equal(too_few, alone())
+    assert torch.equal(too_few, logit_alone())
     assert how == f"{FEWEST - 1} positives against the catalogue: too few, {FEWEST} are needed"
-    assert torch.equal(fit(first(enough, 0))[0], alone())
+    assert torch.equal(fit(first(enough, 0))[0], logit_alone())
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_fewer_positives_than_can_prove_anything_leave_the_weights_as_they_are()
 def test_positives_are_counted_by_what_their_propensities_leave_of_them(propensity):
     of = choices(RULE, k=len(propensity), m=20)._replace(propensity=np.array(propensity))
     found, how = fit(of)
-    assert torch.equal(found, alone())
+    assert torch.equal(found, logit_alone())
     assert how.endswith(f"effective ones): too few, {FEWEST} are needed")
 
 
@@ -149,12 +150,12 @@ def test_positives_are_counted_by_what_their_propensities_leave_of_them(propensi
 def exposed() -> Choices:
     """People take what the logit says of what they are shown, and what is popular is shown up to fifty times as often."""
     shown = 0.9 * np.exp(-np.random.default_rng(5).uniform(0, 4, size=(3000, 30)))
-    return choices(alone(), k=3000, m=30, shown=shown)
+    return choices(logit_alone(), k=3000, m=30, shown=shown)
 
 
 def test_what_is_shown_more_often_is_not_liked_more_where_propensities_are_known(exposed):
     found, how = fit(exposed)
-    assert torch.equal(found, alone()), how
+    assert torch.equal(found, logit_alone()), how
     taken_for_taste = fit(exposed._replace(propensity=np.full(3000, np.nan)))[0]
     assert (taken_for_taste[:, COUNT] > 0.8).all()
 
@@ -179,9 +180,9 @@ def test_neither_the_order_of_candidates_nor_places_that_hold_none_matter():
     m = of.x.shape[1]
     none = torch.from_numpy(rng.random((300, m)) < 0.3)
     none[:, 0] = False
-    none[:, 1 : 1 + LEFT] = True
+    none[:, 1 : 1 + SKIPPED] = True
     of = of._replace(stands_for=torch.where(none, -torch.inf, torch.from_numpy(rng.random((300, m))).float()))
-    order = torch.from_numpy(np.concatenate([np.arange(1 + LEFT), 1 + LEFT + rng.permutation(m - 1 - LEFT)]))
+    order = torch.from_numpy(np.concatenate([np.arange(1 + SKIPPED), 1 + SKIPPED + rng.permutation(m - 1 - SKIPPED)]))
     shuffled = of._replace(x=of.x[:, order], stands_for=of.stands_for[:, order])
     garbage = of._replace(x=torch.where(none[..., None], 1e3, of.x))
     padded = of._replace(
@@ -189,7 +190,7 @@ def test_neither_the_order_of_candidates_nor_places_that_hold_none_matter():
         stands_for=torch.cat([of.stands_for, torch.full((300, 40), -torch.inf)], dim=1),
     )
     expected, _ = fit(of)
-    assert not torch.equal(expected, alone())
+    assert not torch.equal(expected, logit_alone())
     for other in (shuffled, garbage, padded):
         torch.testing.assert_close(fit(other)[0], expected, rtol=1e-3, atol=1e-4)
 
@@ -201,7 +202,7 @@ def test_one_that_stands_for_many_counts_as_many():
     popular = of.x[..., COUNT] > of.x[..., COUNT].quantile(0.8)
     kept = torch.where(popular, 0.5, 0.25)
     drawn = torch.from_numpy(rng.random(tuple(kept.shape))) < kept
-    drawn[:, 1 : 1 + LEFT] = False
+    drawn[:, 1 : 1 + SKIPPED] = False
     stands_for = torch.where(drawn, -kept.log(), -torch.inf)
     stands_for[:, 0] = 0.0
     found, _ = fit(of._replace(stands_for=stands_for))
@@ -223,28 +224,28 @@ def looked_at(by: torch.Tensor, k: int = 1000, m: int = 60, shown: int = 5) -> C
 
 
 def test_what_only_follows_what_was_shown_does_not_pass_among_what_was_looked_at():
-    of = looked_at(alone())
-    assert (fit(of._replace(left=np.zeros(len(of.left), np.int64)))[0][:, COUNT] > 0.3).all()  # by the catalogue alone
+    of = looked_at(logit_alone())
+    assert (fit(of._replace(skipped=np.zeros(len(of.skipped), np.int64)))[0][:, COUNT] > 0.3).all()  # by the catalogue alone
     found, how = fit(of)
-    assert torch.equal(found, alone()), how
-    assert "AUC among what was looked at -0." in how
+    assert torch.equal(found, logit_alone()), how
+    assert "AUC among viewed items -0." in how
 
 
 def test_a_cost_among_what_was_looked_at_is_paid_where_the_gain_is_worth_more(monkeypatch):
-    of = looked_at(alone())
+    of = looked_at(logit_alone())
     for worth, paid in ((0.0, True), (1.0, True), (1e3, False)):
         monkeypatch.setattr(fusion, "WORTH", worth)
-        assert torch.equal(fit(of)[0], alone()) != paid
+        assert torch.equal(fit(of)[0], logit_alone()) != paid
 
 
 def test_what_people_follow_among_what_they_look_at_passes():
     found, how = fit(looked_at(weights(count=0.5)))
     assert (found[:, COUNT] > 0.4).all(), how
-    assert "AUC among what was looked at +0." in how
+    assert "AUC among viewed items +0." in how
 
 
 def test_the_weights_begin_as_the_logit_alone_and_the_constant_column_is_the_priors_last():
-    assert alone().tolist() == [[1.0] + [0.0] * (FUSED - 1)] * len(SEGMENTS)
+    assert logit_alone().tolist() == [[1.0] + [0.0] * (FUSED - 1)] * len(SEGMENTS)
     assert (prior(np.random.default_rng(0).random((5, 7)))[:, CONSTANT - 1] == 1).all()
 
 
@@ -302,14 +303,14 @@ def test_beside_a_positive_stands_what_was_looked_at_and_left_in_the_same_visit(
     log, _, of = collected
     positive = [pair for pair in pairs_of(log) if pair.positive]
     left = [[p for p in pairs_of(log) if not p.positive and p.user_id == q.user_id and abs(p.at - q.at) < 60] for q in positive]
-    assert of.left.tolist() == [len(pairs) for pairs in left]
-    assert set(of.left.tolist()) >= {1, 2}
-    ages = torch.expm1(of.x[:, 1 : 1 + LEFT, AGE])
+    assert of.skipped.tolist() == [len(pairs) for pairs in left]
+    assert set(of.skipped.tolist()) >= {1, 2}
+    ages = torch.expm1(of.x[:, 1 : 1 + SKIPPED, AGE])
     for k, pairs in enumerate(left):
         for n, pair in enumerate(pairs):
             hours = (positive[k].at - log.items[int(pair.item_id)].created) / 3600
             assert float(ages[k, n]) == pytest.approx(hours, rel=1e-4)
-    assert (of.stands_for[:, 1 : 1 + LEFT] == -torch.inf).all()
+    assert (of.stands_for[:, 1 : 1 + SKIPPED] == -torch.inf).all()
 
 
 def test_a_positives_propensity_is_that_of_its_engagement(collected):
@@ -319,6 +320,13 @@ def test_a_positives_propensity_is_that_of_its_engagement(collected):
     assert set(expected) == {None, 0.25}
 
 
+def test_without_views_the_propensity_is_that_of_the_impression():
+    shown = (Shown("1", 0, propensity=0.5), Shown("2", 1, propensity=0.125), Shown("3", 2))
+    log = Log([], [], [Impression(event_id="e", user_id="u", occurred_at=utc(NOW), items=shown)])
+    found = [fusion._propensity(log, Pair(0, NOW, "u", item_id, True)) for item_id in ("2", "1", "3")]
+    np.testing.assert_array_equal(found, [0.125, 0.5, np.nan])
+
+
 def test_each_drawn_candidate_stands_for_its_share_of_what_is_possible_and_only_the_newest_positives_are_read(
     collected, monkeypatch
 ):
@@ -326,10 +334,10 @@ def test_each_drawn_candidate_stands_for_its_share_of_what_is_possible_and_only_
     monkeypatch.setattr(fusion, "CANDIDATES", 8)
     monkeypatch.setattr(fusion, "POSITIVES", 20)
     of = collect(trained.model, trained.space, log, pairs_of(log), 0)
-    assert of.x.shape == (20, 1 + LEFT + 8, FUSED)
+    assert of.x.shape == (20, 1 + SKIPPED + 8, FUSED)
     possible = (whole.stands_for[-20:] == 0).sum(dim=1) - 1
     expected = (possible / 8).log()[:, None].expand(20, 8)
-    torch.testing.assert_close(of.stands_for[:, 1 + LEFT :], expected)
+    torch.testing.assert_close(of.stands_for[:, 1 + SKIPPED :], expected)
     assert (of.stands_for[:, 0] == 0).all()
     torch.testing.assert_close(of.x[:, 0], whole.x[-20:, 0])
 
@@ -338,4 +346,4 @@ def test_of_a_log_without_positives_nothing_is_collected(collected):
     log, trained, _ = collected
     of = collect(trained.model, trained.space, log, [pair for pair in pairs_of(log) if not pair.positive], 0)
     assert len(of.x) == 0
-    assert torch.equal(fit(of)[0], alone())
+    assert torch.equal(fit(of)[0], logit_alone())

@@ -9,7 +9,7 @@ from feed.features.near import Nearby
 from feed.models import heads
 from feed.models.heads import Head
 from feed.models.pairs import Log, pairs_of
-from feed.models.two_tower import NEAR, WIDTH
+from feed.models.two_tower import NEAR, PRIOR, VECTOR, WIDTH
 from feed.objective import TASKS
 
 START = 1_700_000_000.0
@@ -58,7 +58,10 @@ def test_the_penalised_likelihood_has_no_slope_at_what_was_found():
     z32, s = torch.from_numpy(z).float(), torch.from_numpy(z.sum(axis=1)).float()
     logits = a * s + z32 @ w + b
     loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(y[:, CLICK]).float(), reduction="sum")
-    ridge = heads.RIDGE * z.var(axis=0).mean() * (w**2).sum() + heads.RIDGE_LOGIT * z.sum(axis=1).var() * a**2
+    prior = np.arange(VECTOR, VECTOR + PRIOR)
+    unit = np.full(WIDTH, np.delete(z, prior, axis=1).var(axis=0).mean(), np.float32)
+    unit[prior] = z[:, prior].var(axis=0).mean()
+    ridge = heads.RIDGE * (torch.from_numpy(unit) * w**2).sum() + heads.RIDGE_LOGIT * z.sum(axis=1).var() * a**2
     (loss + ridge / 2).backward()
     for t in (a, w, b):
         assert t.grad.abs().max() < 2e-2, "of a loss of some 250"

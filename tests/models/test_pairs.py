@@ -4,7 +4,7 @@ import pytest
 from feed.catalogue import Item, User
 from feed.events import Click, Hide, Impression, Like, Shown, View, utc
 from feed.features import BatchState, FeatureSpace
-from feed.models.pairs import CHUNK, SAMPLED, ChunkCollector, Evidence, Log, Pair, pairs_of, replay
+from feed.models.pairs import CHUNK, SAMPLED, ChunkCollector, Evidence, Log, Pair, pairs_of, replay, visits_of
 
 START = 1_700_000_000.0
 
@@ -213,3 +213,8 @@ def test_the_same_seed_freezes_the_same_chunks(space, world):
     assert np.array_equal(one.negative, two.negative)
     assert equal(one.items, two.items)
     assert not np.array_equal(one.negative, other.negative)
+
+
+def test_a_pause_of_half_an_hour_ends_a_visit():
+    pairs = [Pair(i, at, user, f"i{i}", True) for i, (at, user) in enumerate([(0, "u"), (1, "v"), (1800, "u"), (3601, "u")])]
+    assert [[pair.event for pair in visit] for visit in visits_of(pairs)] == [[0, 2], [1], [3]]

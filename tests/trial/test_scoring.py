@@ -15,7 +15,7 @@ from feed.examples import Example, Row
 from feed.features import FrozenItems
 from feed.features.frozen import NEAREST
 from feed.learning.loss import SAMPLED_WEIGHT, join, loss, prepare
-from feed.models.fusion import alone
+from feed.models.two_tower import PRIOR, VECTOR, logit_alone
 from feed.ranking import scorers
 from feed.ranking.arms import Policy
 from feed.ranking.index import Index
@@ -54,7 +54,7 @@ def trained(state):
 def unfused(trained):
     """The same weights, whose score is the logit."""
     model = copy.deepcopy(trained.model)
-    model.fusion.copy_(alone())
+    model.fusion.copy_(logit_alone())
     return dataclasses.replace(trained, model=model)
 
 
@@ -124,6 +124,18 @@ def test_a_trial_ranks_the_catalogue_by_the_strongest(state, trained, example, b
     catalogue.add([replace(example, rows=tuple(Row(frozen[str(k)]) for k in range(ITEMS)))], 1)
     found = Scorer(trained).catalogue([example], catalogue)[0, [catalogue.slot[str(k)] for k in range(ITEMS)]]
     np.testing.assert_allclose(found, by_the_strongest, atol=CLOSE)
+
+
+def test_the_counts_of_an_item_that_a_trial_saw_long_ago_have_faded(state, trained, example):
+    """As they have in the table, in which nothing happened since."""
+    frozen, catalogue, later = FrozenItems(state.items, NOW), LastSeen(), NOW + 5000.0
+    catalogue.add([replace(example, rows=tuple(Row(frozen[str(k)]) for k in range(ITEMS)))], 1)
+    scorer, slots = Scorer(trained), [catalogue.slot[str(k)] for k in range(ITEMS)]
+    before, after = (scorer.catalogue([replace(example, at=at)], catalogue)[0, slots] for at in (NOW, later))
+    p = scorer.users([example])[0, VECTOR : VECTOR + PRIOR]
+    faded = (state.items.prior(later, rows_of(state)) - state.items.prior(NOW, rows_of(state))) @ p
+    np.testing.assert_allclose(after - before, faded, atol=CLOSE)
+    assert np.abs(faded).min() > 10 * CLOSE
 
 
 def test_an_item_is_ranked_by_what_is_known_of_its_rivals_too(trained, example):
