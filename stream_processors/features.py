@@ -120,6 +120,9 @@ class FeaturesAgent:
             if not self._apply(batch, topic, records, Position(*place, position), batch.end, standing):
                 return None
         self.send_outbox(topic.name, partition)
+        after = self._standing(place)
+        if after.epoch != standing.epoch or after.state == WIPING or after.offsets[place] < batch.end:
+            return -1  # Redis was lost in between, perhaps with messages that were not sent: the batch comes again
         return int(batch.end)
 
     def _apply(

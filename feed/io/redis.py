@@ -753,11 +753,16 @@ class FeatureStore:
     def outbox(self, topic_id: str, partition: int, most: int | None = None) -> list[tuple[bytes, Message]]:
         """Messages not yet known to be sent, oldest first and at most `most`, with the id to remove them by."""
         key = f"outbox:{topic_id}:{partition}"
+        together = self._client.pipeline(transaction=True)
+        together.xrange(key, count=most)
+        together.hget(POSITIONS, key)
         try:
-            found = self._client.xrange(key, count=most)
+            found, expected = together.execute()
         except ResponseError as error:
             self._none_of_ours(key, error)
             return []
+        if not found and self._number(expected):  # lost before it was sent
+            self._unreadable([key])
         entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", found)
         return [(entry, Message(m[b"topic"].decode(), int(m[b"partition"]), m[b"key"], m[b"value"])) for entry, m in entries]
 

@@ -1,13 +1,14 @@
 """Sending what batches have caused, on a real broker and a real Redis."""
 
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
 from feed import wire
-from feed.errors import FeedError
+from feed.errors import FeedError, Lost
 from feed.io import kafka
-from feed.io.redis import Change, FeatureStore, Message, connect
+from feed.io.redis import Change, FeatureStore, FoldStore, Message, connect
 from feed.wire import Position
 from stream_processors.features import SENT_AT_ONCE, FeaturesAgent
 from stream_processors.folder import Folder
@@ -41,3 +42,29 @@ def test_after_an_outage_only_what_was_being_sent_is_sent_again(own_broker, redi
     read = [int(record.value) for record in kafka.read_topic(own_broker, wire.DEAD_LETTERS)]
     again = range(SENT_AT_ONCE, 2 * SENT_AT_ONCE)
     assert read == [*range(2 * SENT_AT_ONCE), *again, *range(2 * SENT_AT_ONCE, MESSAGES)]
+
+
+@pytest.mark.parametrize("lose", ["flushall", "outbox"])
+def test_a_batch_whose_messages_are_lost_before_they_are_sent_is_not_acknowledged(own_broker, redis_url, monkeypatch, lose):
+    topic_ids = kafka.ensure_topics(own_broker, 1, wire.TOPICS)
+    client = connect(redis_url)
+    topic, topic_id = wire.INTERACTIONS.name, topic_ids[wire.INTERACTIONS.name]
+    record = SimpleNamespace(offset=0, key=b"u", value=b"no event", timestamp=0)
+    batch = SimpleNamespace(
+        tp=SimpleNamespace(topic=topic, partition=0), start=0, end=1, records=[record], again=False, caught_up=False
+    )
+    with kafka.Sender(own_broker) as sender, closing(kafka.Tail(own_broker, wire.INTERACTIONS)) as tail:
+        agent = FeaturesAgent(FoldStore(client), sender, Folder(1, 300.0, 1800.0), topic_ids, tail, 10.0)
+        send = agent.send_outbox
+
+        def lose_and_send(of: str, partition: int) -> None:
+            client.flushall() if lose == "flushall" else client.delete(f"outbox:{topic_id}:{partition}")
+            send(of, partition)
+
+        monkeypatch.setattr(agent, "send_outbox", lose_and_send)
+        if lose == "flushall":
+            assert agent._try(batch) == -1
+        else:
+            with pytest.raises(Lost, match="outbox:"):
+                agent._try(batch)
+    assert list(kafka.read_topic(own_broker, wire.DEAD_LETTERS)) == []

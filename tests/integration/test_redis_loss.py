@@ -93,12 +93,13 @@ class System:
         self.redis = embedded.start_redis(self.port, self.folder / "redis")
 
     def folded(self) -> None:
-        """Wait until everything is, in a state that is whole."""
+        """Wait until everything is, in a state that is whole, and what it caused is sent."""
 
         def whole() -> bool:
             standing = self.store.standing(*((self.topic_ids[topic], p) for topic, p in self.sender.positions()))
             ends = {(self.topic_ids[topic], p): end for (topic, p), end in self.sender.positions().items()}
-            return standing.state == "ready" and standing.offsets == ends
+            unsent = sum(self.client.xlen(f"outbox:{topic_id}:{p}") for topic_id, p in ends)
+            return standing.state == "ready" and standing.offsets == ends and not unsent
 
         wait_until(whole, "the folding of everything")
 
