@@ -26,7 +26,7 @@ from feed.learning.learner import Learner
 from feed.models import examination
 from feed.models.pairs import Log, pairs_of
 from feed.models.snapshot import Snapshot
-from feed.models.two_tower import PRIOR, VECTOR, scores
+from feed.models.two_tower import OF_PRIOR, scores
 from offline import bootstrap
 
 REFRESHED = 32  # events after which items' vectors are made anew: rankers do so twice a second
@@ -71,7 +71,7 @@ class Served:
                 self._items = self._model.item_vectors(self._space.item_inputs(table, None, at))
                 self._codes = np.array(table.ids, np.int64)
                 self._stale = 0
-            self._items[:, VECTOR : VECTOR + PRIOR] = torch.from_numpy(table.prior(at)[: len(self._items)])
+            self._items[:, OF_PRIOR] = torch.from_numpy(table.prior(at)[: len(self._items)])
             users = self._model.user_vectors(self._space.user_inputs([state], at))
             logits = scores(users, self._items, [table.nearby(state)])[0].numpy()
         by_code = np.full(self._items_there, np.float32(logits.min()))

@@ -45,6 +45,17 @@ def redis_url(_redis_server: str) -> str:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On matrices this small further threads only wait for one another."""
+    import torch  # most tests do without it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def logging_as_it_was() -> Iterator[None]:
     """For a test in which a command sets up the logging of its process: here it would be that of all tests after it."""
     root = logging.getLogger()

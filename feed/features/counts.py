@@ -2,8 +2,8 @@
 
 Field names in `item:{id}`: `click` is the total, `click:1h:489234` the clicks in the 489,234th hour since 1970, `first` the
 whole second of the earliest event. One resolution serves two half-lives h, from a quarter of an hour to 30 days:
-value(now) = sum over buckets of n * 2^(-(now - middle of the bucket) / h). Buckets older than
-eight half-lives weigh less than 1/256 and are dropped when the hash is trimmed.
+value(now) = sum over buckets of n * 2^(-(now - middle of the bucket) / h). Buckets older than eight half-lives weigh less than
+1/256 and are dropped when the hash is trimmed.
 """
 
 from collections.abc import Iterable, Mapping

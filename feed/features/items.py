@@ -192,7 +192,7 @@ class ItemTable:
     def age(self, now: float, index: np.ndarray) -> np.ndarray:
         """float64 (rows,): hours since the item was created or, if unknown, since its first event; -1: neither."""
         begun = np.where(np.isfinite(self._created[index]), self._created[index], self._first[index])
-        return np.where(np.isfinite(begun), np.maximum(now - np.where(np.isfinite(begun), begun, now), 0) / 3600, -1.0)
+        return np.where(np.isfinite(begun), np.maximum(now - begun, 0) / 3600, -1.0)
 
     def prior(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
         """float32 (rows, 8): `prior` at `now`."""

@@ -127,34 +127,34 @@ def fit(choices: Choices) -> tuple[Tensor, str]:
     and by more than `WORTH` times what it costs of their AUC among what the same user viewed, where what only follows the
     showing loses.
     """
-    chosen, weights, how = _weighted(choices)
+    chosen, weights, summary = _weighted(choices)
     if len(chosen) < FEWEST:
-        return logit_alone(), f"{how}: too few, {FEWEST} are needed"
+        return logit_alone(), f"{summary}: too few, {FEWEST} are needed"
     x, segment = choices.x[chosen].double(), torch.from_numpy(choices.segment[chosen])
     stands_for, skipped = choices.stands_for[chosen].double(), torch.from_numpy(choices.skipped[chosen])
     spread = x[stands_for > -torch.inf].std(dim=0)
     spread = torch.where(spread > 1e-6, spread, 1.0)
-    of = _Rows(x / spread, x[:, :, 0], stands_for, weights, segment, skipped)
+    rows = _Rows(x / spread, x[:, :, 0], stands_for, weights, segment, skipped)
     users = choices.user[chosen]
     fold = torch.from_numpy(np.random.default_rng(0).integers(FOLDS, size=users.max() + 1)[users])
-    found, best, gains = torch.zeros(len(SEGMENTS), FUSED, dtype=torch.float64), of.losses(of.logits), []
-    among = of.auc_among_viewed(of.logits)
+    change, best, gains = torch.zeros(len(SEGMENTS), FUSED, dtype=torch.float64), rows.losses(rows.logits), []
+    auc = rows.auc_among_viewed(rows.logits)
     for by_segment in (False, True):
-        whole, scores = _fitted(of, by_segment, found), torch.zeros_like(of.logits)
+        whole, scores = _fitted(rows, by_segment, change), torch.zeros_like(rows.logits)
         for k in range(FOLDS):
-            out = of.where(fold == k)
-            scores[fold == k] = out.scores(_fitted(of.where(fold != k), by_segment, whole)[out.segment])
-        held_out = of.losses(scores)
-        gain, harm = weights * (best - held_out), among - of.auc_among_viewed(scores)
+            out = rows.where(fold == k)
+            scores[fold == k] = out.scores(_fitted(rows.where(fold != k), by_segment, whole)[out.segment])
+        held_out, held_out_auc = rows.losses(scores), rows.auc_among_viewed(scores)
+        gain, harm = weights * (best - held_out), auc - held_out_auc
         least = _least(gain, users)
         gains.append(f"{_mean(gain):+.3f} (at least {least:+.3f}), AUC among viewed items {-_mean(harm):+.3f}")
         if not least > 0 or not _mean(gain) > WORTH * _mean(harm):
             break
-        found, best, among = whole, held_out, of.auc_among_viewed(scores)
-    found = logit_alone().double() + found / spread
-    own = x[:, 0]
-    found[:, CONSTANT] += (own[:, 0] - (own * found[segment]).sum(dim=1)).mean()
-    return found.float(), f"{how}, nats a positive: {'; '.join(gains)}"
+        change, best, auc = whole, held_out, held_out_auc
+    change = logit_alone().double() + change / spread
+    positives = x[:, 0]
+    change[:, CONSTANT] += (positives[:, 0] - (positives * change[segment]).sum(dim=1)).mean()
+    return change.float(), f"{summary}, nats a positive: {'; '.join(gains)}"
 
 
 def _mean(values: Tensor) -> float:

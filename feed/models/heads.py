@@ -28,13 +28,12 @@ from feed.events import Engagement, View, kind
 from feed.features.near import Nearby
 from feed.models.examination import WINDOW_SECONDS
 from feed.models.pairs import CHUNK, SAMPLED, Chunks, Log, Pair
-from feed.models.two_tower import NEAR, PRIOR, VECTOR, WIDTH, TwoTower, scores
+from feed.models.two_tower import NEAR, OF_PRIOR, WIDTH, TwoTower, scores
 from feed.objective import TASKS
 
 DWELL_SECONDS = 10.0  # looked at for longer: in the simulated world most who clicked, hardly anybody else
 RIDGE, RIDGE_LOGIT = 10_000.0, 10.0
 STEPS = 50
-_PRIOR = slice(VECTOR, VECTOR + PRIOR)  # places in a vector
 
 
 class Head(NamedTuple):
@@ -86,8 +85,8 @@ def fit(z: np.ndarray, labels: np.ndarray) -> dict[str, Head]:
     The towers must not have been trained on these rows: of those they know too well what was taken.
     """
     heads = {}
-    logit, spread = _spread(z.sum(axis=1)[:, None]), np.full(WIDTH, _spread(np.delete(z, _PRIOR, axis=1)))
-    spread[_PRIOR] = _spread(z[:, _PRIOR])
+    logit, spread = _spread(z.sum(axis=1)[:, None]), np.full(WIDTH, _spread(np.delete(z, OF_PRIOR, axis=1)))
+    spread[OF_PRIOR] = _spread(z[:, OF_PRIOR])
     columns = np.concatenate([z.sum(axis=1, keepdims=True) / logit, z / spread, np.ones((len(z), 1))], axis=1)
     middle = np.append(columns[:, :-1].mean(axis=0) if len(z) else np.zeros(1 + WIDTH), 0.0)
     ridge = np.array([RIDGE_LOGIT, *[RIDGE] * WIDTH, 0.0])

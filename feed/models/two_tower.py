@@ -40,6 +40,7 @@ VECTOR = 64
 NEAR = len(COLUMNS)
 PRIOR = len(item_features.PRIOR) + 1
 WIDTH = VECTOR + PRIOR + NEAR
+OF_PRIOR = slice(VECTOR, VECTOR + PRIOR)  # places in a vector
 FUSED = 1 + PRIOR + NEAR  # the logit, the item prior, co-visitation
 MIX = 3.0  # a step moves a weight of the mixture as far as three others
 SMALL = 8  # width of the tables that only one tower reads

@@ -10,7 +10,7 @@ from feed.examples import Example, Row
 from feed.features import items as item_features
 from feed.features.frozen import ItemFeatures, nearby
 from feed.models.snapshot import Snapshot
-from feed.models.two_tower import NEAR, PRIOR, VECTOR, WIDTH
+from feed.models.two_tower import NEAR, OF_PRIOR, WIDTH
 from feed.trial.catalogue import LastSeen
 
 
@@ -60,7 +60,7 @@ class Scorer:
         vectors = self._vectors[: len(catalogue.items)].astype(np.float64)
         now = max((example.at for example in examples), default=0.0)
         faded = item_features.aged(self._prior[: len(catalogue.items)], now - catalogue.at())
-        vectors[:, VECTOR : VECTOR + PRIOR] = item_features.prior(faded)
+        vectors[:, OF_PRIOR] = item_features.prior(faded)
         users = self.users(examples).astype(np.float64)
         logits = np.asarray(users @ vectors.T)
         for row, example in enumerate(examples):

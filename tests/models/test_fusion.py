@@ -17,14 +17,7 @@ from feed.ranking import scorers
 from feed.ranking.index import Index
 from tests.small import DAY, NOW, item, snapshot
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """On matrices this small further threads only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 COUNT, AGE, TOGETHER = 1, CONSTANT - 1, FUSED - NEAR  # columns

@@ -4,7 +4,6 @@ import json
 from itertools import count
 
 import pytest
-import torch
 
 from feed.examples import RaiseRate, Restart
 from feed.io.kafka import Record, Sender, ensure_topics, follow_topic
@@ -24,12 +23,7 @@ LOG = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
