@@ -251,7 +251,7 @@ def manifest(log: Log, slices: Slices, trained: Trained, seed: int, figures: Fig
         "learned_until": log.events[-1].at,  # of the last tenth it only took its figures; no trial is to use that again
         "position": None,
         "data": {
-            "users": len(log.users),
+            "users": len({user.user_id for user in log.users} | {event.user_id for event in log.events}),
             "items": len(log.items),
             "events": len(log.events),
             "from": log.events[0].occurred_at.isoformat(),

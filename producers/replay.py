@@ -29,7 +29,9 @@ def replay(configuration: Settings, data: Path, speed: float, context: tuple[str
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="folder with users, items and interactions, each as .parquet or .csv")],
+    data: Annotated[
+        Path, typer.Argument(help="folder with items, interactions and, if known, users, each as .parquet or .csv")
+    ],
     speed: Annotated[str, typer.Option(help="seconds of the log per second; max: as fast as possible")] = "max",
     context: Annotated[list[str] | None, typer.Option(help="a further column of the interactions to send along")] = None,
 ) -> None:

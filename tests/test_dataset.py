@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from feed import dataset
 from feed.catalogue import Item, User
-from feed.dataset import Dataset
+from feed.dataset import Dataset, Format
 from feed.errors import BadData
 from feed.events import Click, Impression, Shown, View
 
@@ -104,6 +104,20 @@ def test_ids_that_no_table_describes_are_kept_with_a_notice(tmp_path: Path) -> N
         log = dataset.read(folder(tmp_path, interactions=interactions))
     assert len(list(dataset.events_of(log))) == 3
     assert [(entry["ids"], entry["rows"], entry["first"]) for entry in logs] == [(1, 2, "9"), (1, 1, "zz")]
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_a_log_without_a_table_of_users_has_those_whom_its_interactions_name(format: Format, tmp_path: Path) -> None:
+    log = dataset.read(folder(tmp_path / "described"))
+    dataset.write(log, tmp_path / "log", format)
+    (tmp_path / "log" / f"users.{format}").unlink()
+    with capture_logs() as logs:
+        found = dataset.read(tmp_path / "log")
+    assert [(entry["log_level"], entry["users"]) for entry in logs] == [("info", 1)]
+    assert list(dataset.users_of(found)) == []
+    assert list(dataset.events_of(found)) == list(dataset.events_of(log))
+    dataset.write(found, tmp_path / "again", format)
+    same(dataset.read(tmp_path / "again"), found)
 
 
 def test_whole_number_ids_stay_whole_beside_missing_ones(tmp_path: Path) -> None:

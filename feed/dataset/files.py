@@ -38,18 +38,23 @@ WHOLE = {
     pa.int8(): pd.Int8Dtype(), pa.int16(): pd.Int16Dtype(), pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(),
     pa.uint8(): pd.UInt8Dtype(), pa.uint16(): pd.UInt16Dtype(), pa.uint32(): pd.UInt32Dtype(), pa.uint64(): pd.UInt64Dtype(),
 }  # fmt: skip
+NOBODY = pd.DataFrame({"user_id": pd.Series(dtype="str")})  # of whom anything is known
 WORLD_FILE = "world.json"  # beside the tables of a simulated world: says which one it is, so that it can be found again
 
 
 def read(path: Path, context: Sequence[str] = (), future_seconds: float = FUTURE_SECONDS) -> Dataset:
     """The dataset in the folder `path`; `context` names further columns of the interactions to keep.
 
-    Raises `BadData` when a file is missing, there in both formats, unreadable, or holds what the format does not allow, and
-    for an event that is further ahead of the wall clock than `future_seconds`: "now" would be its time.
+    A folder without `users` has an empty table of them: users are then those whom the interactions name. Raises `BadData` when
+    a file is missing, there in both formats, unreadable, or holds what the format does not allow, and for an event that is
+    further ahead of the wall clock than `future_seconds`: "now" would be its time.
     """
     if not path.is_dir():
-        raise BadData(f"{path}: no such folder; it should hold users, items and interactions, each as .parquet or .csv")
-    frames = {name: _frame(_file(path, name), context) for name in TABLES}
+        raise BadData(
+            f"{path}: no such folder; it should hold items, interactions and, if known, users, each as .parquet or .csv"
+        )
+    found = {name: _file(path, name) for name in TABLES}
+    frames = {name: _frame(file, context) if file else NOBODY for name, file in found.items()}
     try:
         dataset = Dataset(**frames, context=tuple(context))
         _not_in_the_future(frames["interactions"], dataset, time.time() + future_seconds)
@@ -57,7 +62,12 @@ def read(path: Path, context: Sequence[str] = (), future_seconds: float = FUTURE
         raise BadData(f"{path}: {error}") from error
     if ignored := [c for c in frames["interactions"] if c not in INTERACTIONS and c not in context]:
         log.info("further columns of the interactions are ignored; name them as context to keep them", columns=ignored)
-    _notice_unknown(dataset.interactions["user_id"], dataset.users["user_id"], "their profile is empty")
+    if found["users"] is None:
+        log.info(
+            "no table of users: they are those whom the interactions name", users=dataset.interactions["user_id"].nunique()
+        )
+    else:
+        _notice_unknown(dataset.interactions["user_id"], dataset.users["user_id"], "their profile is empty")
     _notice_unknown(dataset.interactions["item_id"], dataset.items["item_id"], "they are counted, but never ranked")
     return dataset
 
@@ -102,13 +112,14 @@ def _notice_unknown(used: pd.Series, described: pd.Series, outcome: str) -> None
         )  # fmt: skip
 
 
-def _file(path: Path, name: str) -> Path:
+def _file(path: Path, name: str) -> Path | None:
+    """The table's file; None where there is none of users, which may be left out."""
     there = [file for suffix in FORMATS if (file := path / f"{name}.{suffix}").is_file()]
     if len(there) > 1:
         raise BadData(f"{path} holds both {there[0].name} and {there[1].name}: remove the one that is not meant")
-    if not there:
+    if not there and name != "users":
         raise BadData(f"{path} holds neither {name}.parquet nor {name}.csv")
-    return there[0]
+    return there[0] if there else None
 
 
 def _frame(file: Path, context: Sequence[str]) -> pd.DataFrame:

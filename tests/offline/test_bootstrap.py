@@ -19,16 +19,16 @@ START = 1_700_000_000.0
 ROOT = Path(__file__).parents[2]
 
 
-def write(folder, n=2000, kinds=(Click, View), seed=0, catalogue=120, created=START - 1000):
-    """30 users meet items of three categories by chance: `kinds[0]` with those of one category, `kinds[1]` with others."""
+def write(folder, n=2000, kinds=(Click, View), seed=0, catalogue=120, created=START - 1000, people=30):
+    """So many users meet items of three categories by chance: `kinds[0]` with those of one category, `kinds[1]` with others."""
     draw = np.random.default_rng(seed)
     items = [Item(item_id=f"i{i}", category=f"c{i % 3}", created_at=utc(created)) for i in range(catalogue)]
     events = []
     for k in range(n):
-        user, item = int(draw.integers(30)), int(draw.integers(catalogue))
+        user, item = int(draw.integers(people)), int(draw.integers(catalogue))
         about = {"event_id": f"e{k}", "user_id": f"u{user}", "item_id": f"i{item}", "occurred_at": utc(START + 600 * k)}
         events.append(kinds[0 if user % 3 == item % 3 else 1](**about))
-    dataset.write(dataset.from_events(events, items, [User(user_id=f"u{u}") for u in range(30)]), folder)
+    dataset.write(dataset.from_events(events, items, [User(user_id=f"u{u}") for u in range(people)]), folder)
     return folder
 
 
@@ -93,6 +93,16 @@ def test_a_log_of_one_kind_of_event_can_be_learned_from(tmp_path, kinds):
     assert outcome.champion
     assert "auc_looked_at" not in outcome.figures["learned"], "nothing was looked at and left"
     assert snapshot.load(Registry(tmp_path / "registry").champion().path).heads == {}, "nothing tells one look from another"
+
+
+@pytest.mark.parametrize("people", [1, 30])
+def test_a_log_without_a_table_of_users_can_be_learned_from_also_of_one_person(people, tmp_path):
+    data = write(tmp_path / "data", people=people, catalogue=1000)
+    (data / "users.parquet").unlink()
+    outcome = bootstrap.run(data, tmp_path / "registry", epochs=1)
+    assert outcome.champion
+    manifest = snapshot.load(Registry(tmp_path / "registry").champion().path).manifest
+    assert manifest["data"]["users"] == people
 
 
 def test_where_people_take_what_is_popular_at_the_moment_counts_are_part_of_the_score(tmp_path, monkeypatch, capsys):

@@ -239,6 +239,17 @@ def test_an_odd_log_has_a_sane_result(name, model, tmp_path, counted):
         assert len(pd.read_csv(out / "recs.csv"))
 
 
+@pytest.mark.parametrize("model", [*MODELS[:2], "naive-two-tower", "mixture", "served"])
+def test_a_log_without_a_table_of_users_is_evaluated_also_of_one_person(model, tmp_path, counted):
+    rows = [("u", f"i{k}", "click" if k % 3 else "view", 3600 * k) for k in range(400)]
+    for users, log in ((1, rows), (40, logs.two_camps())):
+        dataset.write(logs.dataset(log), tmp_path / str(users))
+        (tmp_path / str(users) / "users.parquet").unlink()
+        run("--data", tmp_path / str(users), "--model", model, "--no-tune", "--out", tmp_path / "run")
+        assert report(tmp_path / "run")["run"]["users"] == users
+        assert report(tmp_path / "run")["figures"]["all"]["rankings"]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -188,9 +188,11 @@ def test_a_log_in_files_is_ranked_without_redis(configuration, tmp_path):
     users = [User(user_id=u, platform="web") for u in range(USERS)]
     dataset.write(dataset.from_events(events, [item(k) for k in range(ITEMS)], users), tmp_path / "data")
     configuration = configuration.model_copy(update={"redis": "redis://127.0.0.1:1/0"})
-    quality = rank.run(configuration, tmp_path / "rankings.csv", data=tmp_path / "data")
-    check_rankings(read(tmp_path / "rankings.csv"), state)
-    assert (quality.users, quality.items, quality.user_coverage) == (USERS, ITEMS, 1.0)
+    for _ in ("with a table of users", "without"):
+        quality = rank.run(configuration, tmp_path / "rankings.csv", data=tmp_path / "data")
+        check_rankings(read(tmp_path / "rankings.csv"), state)
+        assert (quality.users, quality.items, quality.user_coverage) == (USERS, ITEMS, 1.0)
+        (tmp_path / "data" / "users.parquet").unlink(missing_ok=True)
 
 
 def test_without_a_champion_the_error_says_how_to_get_one(tmp_path, monkeypatch):

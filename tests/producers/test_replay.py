@@ -17,6 +17,7 @@ from feed.io import arrived, kafka, publish
 from feed.io.redis import FeatureStore, claim_topics, connect, read_catalogue
 from feed.settings import Settings
 from feed.wire import Position
+from offline import export
 from producers import generate, movielens, replay
 from producers.live import find_world
 from stream_processors.folder import Folder
@@ -108,6 +109,17 @@ def test_a_log_is_published_whole_in_each_users_order_with_its_own_times(system:
     for user in range(7):
         own = [event.occurred_at for event in events if event.user_id == str(user)]
         assert own == sorted(own)
+
+
+def test_a_log_without_a_table_of_users_tells_nothing_of_anybody(system: Settings, tmp_path: Path) -> None:
+    dataset.write(small_log(), tmp_path / "log")
+    (tmp_path / "log" / "users.parquet").unlink()
+    with features(system):
+        said = replay.replay(system, tmp_path / "log", 0.0, (), silent)
+    assert said == "acknowledged: 0 users, 11 items, 60 events"
+    assert list(kafka.read_topic(system.kafka, wire.USERS)) == []
+    assert sorted(FeatureStore(connect(system.redis)).all_user_ids()) == [str(user) for user in range(7)]
+    assert not len(export.export(export.Reader(system.broker)).users)
 
 
 def test_a_log_replayed_again_adds_nothing_and_a_part_of_it_is_completed(system: Settings, tmp_path: Path) -> None:
