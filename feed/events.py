@@ -11,6 +11,7 @@ Every text, number and collection has a bound here, and every later reader bears
 
 import random
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -191,6 +192,11 @@ ENGAGEMENTS: dict[str, type[Engagement]] = {
     "view": View, "click": Click, "like": Like, "share": Share, "comment": Comment, "hide": Hide,
 }  # fmt: skip
 KINDS = ("impression", *ENGAGEMENTS)
+# for who has other kinds: what each stands for
+MEANINGS = {
+    "impression": "was shown", "view": "looked at", "click": "opened, played", "like": "rated well, saved, followed, bought",
+    "share": "passed on", "comment": "wrote about", "hide": "does not want to see it again",
+}  # fmt: skip
 POSITIVES = frozenset({"click", "like", "share", "comment"})
 BY_CHANCE = ("random", "explore")  # sources of shown items whose place was drawn; see docs/event-schema.md
 
@@ -198,6 +204,16 @@ BY_CHANCE = ("random", "explore")  # sources of shown items whose place was draw
 def kind(event: Event) -> str:
     """The event's name on the wire: `impression`, `view`, `click`, ..."""
     return str(type(event).__struct_config__.tag)
+
+
+def unknown_kind(name: str) -> str:
+    """What is wrong with an event of this kind, which there is not, and what to do about it."""
+    if near := get_close_matches(name.strip().lower(), KINDS, 1):
+        remedy = f"did you mean {near[0]!r}?"
+    else:
+        meanings = "; ".join(f"{kind} ({meaning})" for kind, meaning in MEANINGS.items())
+        remedy = f"write the kind that comes closest, or leave the event out: {meanings}"
+    return f"is none of {', '.join(KINDS)}: {remedy}"
 
 
 def utc(seconds: float) -> datetime:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from feed.catalogue import Item, User
 from feed.errors import Unreadable
-from feed.events import Event, Id
+from feed.events import KINDS, Event, Id, Text, unknown_kind
 
 LARGEST_MESSAGE = 1024 * 1024  # bytes of an event, item or user: what a broker takes unless it is told otherwise
 LARGEST = 2 * LARGEST_MESSAGE  # bytes of any record: a message, in base64, with what is said about it
@@ -114,7 +114,27 @@ _letter = msgspec.json.Decoder(DeadLetter)
 
 def decode_event(value: bytes | None) -> Event:
     """The event in `value`. Raises `Unreadable`."""
-    return _decode(_event, value, "event", LARGEST_MESSAGE)  # type: ignore[no-any-return]
+    try:
+        return _decode(_event, value, "event", LARGEST_MESSAGE)  # type: ignore[no-any-return]
+    except Unreadable as error:
+        if (name := _kind_of(value)) is None or name in KINDS:
+            raise
+        raise Unreadable(f"not a valid event (docs/event-schema.md): event {name!r} {unknown_kind(name)}") from error
+
+
+class _Kind(Struct):
+    event: Text
+
+
+_kind = msgspec.json.Decoder(_Kind)
+
+
+def _kind_of(value: bytes | None) -> str | None:
+    """The kind that an event which cannot be read says it has; None if it says none."""
+    try:
+        return _kind.decode(value or b"").event
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def decode_item(value: bytes | None) -> Item:

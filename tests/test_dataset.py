@@ -175,7 +175,11 @@ def _interactions(more: str = "", event: str = "like", at: str = "2025-01-01", v
         (_interactions(at="1969-07-20"), r"interactions row 1: occurred_at '1969-07-20' is before 1970"),
         (_interactions(at=""), r"interactions row 1: occurred_at is missing"),
         (_interactions(event="Click"), r"interactions row 1: event 'Click' is none of impression, .*did you mean 'click'\?"),
-        (_interactions(event="purchase"), r"interactions row 1: event 'purchase' is none of impression, view, "),
+        (
+            _interactions(event="purchase"),
+            r"interactions row 1: event 'purchase' is none of impression, view, .*: write the kind that comes closest, .* "
+            r"like \(rated well, saved, followed, bought\)",
+        ),
         (_interactions(event="view", more="dwell_ms", value="-5"), r"interactions row 1: dwell_ms '-5' is negative"),
         (_interactions(event="view", more="dwell_ms", value="1.5"), r"dwell_ms '1\.5' is not a whole number"),
         (_interactions(event="view", more="dwell_ms", value="long"), r"dwell_ms 'long' is no number: write it like 1200"),

@@ -52,7 +52,9 @@ def test_a_dead_letter_keeps_any_bytes(position: wire.Position, key: bytes | Non
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"event": "liked"}, "liked"),
+        ({"event": "liked"}, "event 'liked' is none of impression, .*did you mean 'like'?"),
+        ({"event": "purchase"}, r"event 'purchase' is none of .* like \(rated well, saved, followed, bought\)"),
+        ({"event": 3}, "event"),
         ({"v": 2}, "v"),
         ({"user_id": ""}, "user_id"),
         ({"user_id": None}, "user_id"),

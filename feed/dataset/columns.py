@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import msgspec
@@ -19,7 +18,16 @@ from pandas.api import types
 from feed.catalogue import MOST_TAGS, TITLE_LENGTH
 from feed.dataset import attributes
 from feed.errors import BadData
-from feed.events import EARLIEST, ID_LENGTH, LARGEST_NUMBER, LARGEST_WHOLE, LEAST_PROPENSITY, TEXT_LENGTH
+from feed.events import (
+    EARLIEST,
+    ID_LENGTH,
+    KINDS,
+    LARGEST_NUMBER,
+    LARGEST_WHOLE,
+    LEAST_PROPENSITY,
+    TEXT_LENGTH,
+    unknown_kind,
+)
 
 Parse = Callable[["Where", pd.Series], pd.Series]
 SHOWN_LENGTH = 60  # characters of a value in a message
@@ -85,19 +93,13 @@ title = text_up_to(TITLE_LENGTH)
 ids = text_up_to(ID_LENGTH, ": take a shorter id")
 
 
-def one_of(known: Sequence[str]) -> Parse:
-    """Text that is one of `known`."""
-
-    def parse(where: Where, given: pd.Series) -> pd.Series:
-        values = _texts(where, given)
-        wrong = values.notna() & ~values.isin(list(known))
-        if wrong.any():
-            near = get_close_matches(str(values[wrong].iloc[0]).strip().lower(), known, 1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            where.refuse(given, wrong, f"is none of {', '.join(known)}{hint}")
-        return values
-
-    return parse
+def kinds(where: Where, given: pd.Series) -> pd.Series:
+    """Kinds of events."""
+    values = _texts(where, given)
+    wrong = values.notna() & ~values.isin(list(KINDS))
+    if wrong.any():
+        where.refuse(given, wrong, unknown_kind(str(values[wrong].iloc[0])))
+    return values
 
 
 def times(where: Where, given: pd.Series) -> pd.Series:

@@ -16,7 +16,7 @@ import pandas as pd
 from feed.dataset import attributes, columns
 from feed.dataset.columns import Parse, Where
 from feed.errors import BadData
-from feed.events import KINDS, LAST_POSITION, LONGEST_DWELL_MS, LONGEST_LIST, MOST_ATTRIBUTES, TEXT_LENGTH
+from feed.events import LAST_POSITION, LONGEST_DWELL_MS, LONGEST_LIST, MOST_ATTRIBUTES, TEXT_LENGTH
 
 USERS: Mapping[str, Parse] = {
     "user_id": columns.ids,
@@ -41,7 +41,7 @@ ITEMS: Mapping[str, Parse] = {
 INTERACTIONS: Mapping[str, Parse] = {
     "user_id": columns.ids,
     "item_id": columns.ids,
-    "event": columns.one_of(KINDS),
+    "event": columns.kinds,
     "occurred_at": columns.times_since_1970,
     "event_id": columns.ids,
     "dwell_ms": columns.whole(0, LONGEST_DWELL_MS),
