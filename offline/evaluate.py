@@ -234,7 +234,8 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="of codes, ties and intervals")] = 0,
     grid: Annotated[bool, typer.Option("--grid", help="print what each model is tuned on, and stop")] = False,
     comparing: Annotated[
-        tuple[Path, Path] | None, typer.Option("--compare", help="two --out folders: paired intervals of their difference")
+        tuple[Path, Path] | None,
+        typer.Option("--compare", metavar="A B", help="two --out folders: paired intervals of the difference A - B"),
     ] = None,
 ) -> None:
     """Rank a log with a model and say what the rankings were worth."""

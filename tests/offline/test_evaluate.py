@@ -119,6 +119,12 @@ def test_two_runs_are_compared_target_by_target(camps, tmp_path):
     assert f"{a - b:+.4f}" in shown
 
 
+def test_help_shows_two_folders_as_they_are_written():
+    shown = " ".join(run("--help").split())
+    assert "--compare A B " in shown
+    assert "Path,Path" not in shown
+
+
 def test_runs_on_different_slices_are_not_compared(camps, tmp_path):
     run("--data", camps, "--model", "popular", "--out", tmp_path / "a")
     run("--data", camps, "--model", "popular", "--test", "--out", tmp_path / "b")
