@@ -5,7 +5,8 @@
                           └─► windows ─► examples ─► learner, 64 a step (only if weights learn)
 
 Weights that learn are the learner's moving average of the moment, which in the running system would have to pass a trial first.
-What the protocol's columns leave out (device, hour, request ids, propensities) the model does not see here.
+Items and users are those of the tables, with all their attributes, under codes. What the protocol's rows leave out (device,
+hour, request ids, propensities) the model does not see here.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ from rich.progress import Progress
 
 from feed import settings
 from feed.attribution import Attribution, Marks, Pending
-from feed.catalogue import Item, User
 from feed.evaluation.rows import Catalogue, Rows
 from feed.events import ENGAGEMENTS, KINDS, POSITIVES, Engaged, Event, Impression, Shown, utc
 from feed.features import BatchState, FrozenItems
@@ -41,7 +41,7 @@ class Served:
 
     def fit(self, rows: Rows, catalogue: Catalogue) -> None:
         """Bootstrap on the rows. Raises `BadData` if there is too little to learn from."""
-        items, users = list(items_of(catalogue)), list(users_of(catalogue))
+        items, users = list(catalogue.items), list(catalogue.users)
         log = Log(items, users, [event for _, event in events_of(rows, 0)])
         slices = bootstrap.slices_of(pairs_of(log, self._seed), NAME)
         bootstrap.require_choice(log, slices, NAME)
@@ -107,25 +107,6 @@ class Served:
         self._pending, self._marks = windows.waiting, windows.marks
 
 
-def items_of(catalogue: Catalogue) -> Iterator[Item]:
-    """The items that the catalogue describes, by code."""
-    for code in np.flatnonzero(catalogue.created < np.inf).tolist():
-        created = float(catalogue.created[code])
-        yield Item(
-            item_id=str(code),
-            category=_named(catalogue.category[code]),
-            creator_id=_named(catalogue.creator[code]),
-            tags=tuple(map(str, catalogue.tags[code])),
-            created_at=utc(created) if np.isfinite(created) else None,
-        )
-
-
-def users_of(catalogue: Catalogue) -> Iterator[User]:
-    """The users with their profiles, by code."""
-    for code, profile in enumerate(catalogue.user_features.tolist()):
-        yield User(user_id=str(code), attributes={f"profile_{i}": str(value) for i, value in enumerate(profile) if value})
-
-
 def events_of(rows: Rows, start: int) -> Iterator[tuple[int, Event]]:
     """The events of the rows from `start` on, each with its last row; rows of one request are one impression.
 
@@ -156,7 +137,3 @@ def events_of(rows: Rows, start: int) -> Iterator[tuple[int, Event]]:
 
 def _one_request(rows: Rows, first: int, k: int) -> bool:
     return bool(rows.shown[k] and rows.user[k] == rows.user[first] and rows.at[k] == rows.at[first])
-
-
-def _named(code: int) -> str | None:
-    return str(code) if code else None

@@ -14,10 +14,12 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
+from msgspec.structs import replace as replace_fields
 
-from feed.dataset import Dataset
+from feed.catalogue import Item, User
+from feed.dataset import Dataset, items_of, users_of
 from feed.errors import BadData
-from feed.events import KINDS
+from feed.events import KINDS, utc
 
 NONE = 0  # the code of an attribute that is missing
 
@@ -74,6 +76,8 @@ class Catalogue:
     `created` float64 (m,) seconds since 1970: the time in the table, or the item's first row if that is earlier; -inf where
     unknown, inf for an item that no table describes (it is never ranked); `category`, `creator` int32 (m,) codes, 0 = none;
     `tags`: codes from 1 on, one tuple an item. `user_features` int32 (u, f): codes of the users' categorical columns, 0 = none.
+    `items`, `users`: what the tables describe, with all attributes, by code, which is their id; an item is there from `created`
+    on. Whether it is available, and until when, is left out: the first is known of today only, and candidates ask for neither.
     """
 
     created: np.ndarray
@@ -81,6 +85,8 @@ class Catalogue:
     creator: np.ndarray
     tags: tuple[tuple[int, ...], ...]
     user_features: np.ndarray
+    items: tuple[Item, ...]
+    users: tuple[User, ...]
 
     @property
     def n_items(self) -> int:
@@ -177,7 +183,26 @@ def _catalogue(data: Dataset, users: pd.Index, items: pd.Index, first_seen: np.n
     columns = [_codes(profiles, str(name)) for name in profiles if not pd.api.types.is_float_dtype(profiles[name])
                and not isinstance(profiles[name].dtype, pd.DatetimeTZDtype)]  # fmt: skip
     features = np.stack(columns, axis=1) if columns else np.zeros((len(users), 0), np.int32)
-    return Catalogue(created, _codes(table, "category"), _codes(table, "creator_id"), tags, features)
+    category, creator = _codes(table, "category"), _codes(table, "creator_id")
+    return Catalogue(created, category, creator, tags, features, *_described(data, users, items, created))
+
+
+def _described(
+    data: Dataset, users: pd.Index, items: pd.Index, created: np.ndarray
+) -> tuple[tuple[Item, ...], tuple[User, ...]]:
+    """The items and users of the tables under their codes, in the order of these."""
+    item_code, user_code = (
+        items.get_indexer(pd.Index(data.items["item_id"])),
+        users.get_indexer(pd.Index(data.users["user_id"])),
+    )
+    found: dict[int, Item] = {}
+    for code, item in zip(item_code.tolist(), items_of(data), strict=True):
+        at = utc(float(created[code])) if np.isfinite(created[code]) else None
+        found[code] = replace_fields(item, item_id=str(code), created_at=at, available=None, expires_at=None)
+    profiles = {
+        code: replace_fields(user, user_id=str(code)) for code, user in zip(user_code.tolist(), users_of(data), strict=True)
+    }
+    return tuple(found[code] for code in sorted(found)), tuple(profiles[code] for code in sorted(profiles))
 
 
 def _codes(table: pd.DataFrame, name: str) -> np.ndarray:

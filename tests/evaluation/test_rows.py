@@ -1,3 +1,5 @@
+from datetime import UTC, datetime
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,6 +65,18 @@ def test_an_item_exists_from_its_first_row_on_if_the_table_says_later():
     items = {"item_id": ["a", "b"], "created_at": [START + pd.Timedelta(1, unit="D"), START - pd.Timedelta(1, unit="D")]}
     found = log([("u", "a", "impression", 10), ("v", "a", "click", 20), ("u", "b", "click", 20)], items=items)
     assert found.catalogue.created[found.rows.item].tolist() == [START.timestamp() + s for s in (10, 10, -86400)]
+
+
+def test_items_and_users_are_those_of_the_tables_under_their_codes():
+    items = [{"item_id": "b", "price": 1.5, "category": "x", "available": False, "created_at": "2025-01-02"}, {"item_id": "a"}]
+    users = [{"user_id": "u", "height": 1.8, "country": "DE"}]
+    found = load(dataset([("u", "a", "view", 0), ("v", "c", "view", 1)], items, users), POSITIVE, WINDOW, 0)
+    described = {found.item_ids[int(item.item_id)]: item for item in found.catalogue.items}
+    assert set(described) == {"a", "b"}
+    assert (described["b"].attributes, described["b"].category, described["b"].available) == ({"price": 1.5}, "x", None)
+    assert (described["b"].created_at, described["a"].created_at) == (datetime(2025, 1, 2, tzinfo=UTC), None)
+    (user,) = found.catalogue.users
+    assert (found.user_ids[int(user.user_id)], user.attributes, user.country) == ("u", {"height": 1.8}, "DE")
 
 
 def test_a_kind_that_does_not_exist_cannot_be_positive():

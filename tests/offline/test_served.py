@@ -12,7 +12,7 @@ from feed.features import BatchState
 from feed.models.snapshot import Snapshot
 from feed.ranking.arms import Policy
 from feed.ranking.standard import Ranker
-from offline.served import Served, events_of, items_of, users_of
+from offline.served import Served, events_of
 from producers import generate
 from tests.evaluation import logs
 
@@ -74,8 +74,30 @@ def test_what_makes_an_event_positive_later_is_not_known_before():
     assert [type(event) for _, event in events_of(log.rows, 0)] == [View, Like, Click]
 
 
+def test_a_number_of_the_items_is_read_and_ranks_by_what_it_says(tmp_path):
+    """Who is in the north takes what is in the north, and nothing but a number says where anything is."""
+    draw = np.random.default_rng(0)
+    north = {f"i{k}": float(draw.choice([-1, 1]) * draw.uniform(40, 60)) for k in range(300)}
+    rows = []
+    for k in range(4000):
+        user, item = int(draw.integers(40)), f"i{int(draw.integers(300))}"
+        rows.append((f"u{user}", item, "click" if (user % 2 == 0) == (north[item] > 0) else "view", 600.0 * k))
+    items = [{"item_id": name, "lat": lat, "shelf": f"s{k % 2}"} for k, (name, lat) in enumerate(north.items())]
+    users = [{"user_id": f"u{user}", "home": 50.0 if user % 2 == 0 else -50.0} for user in range(40)]
+    log = load(logs.dataset(rows, items, users), logs.POSITIVE, logs.WINDOW, 0)
+    model = Served()
+    model.fit(log.rows, log.catalogue)
+    assert "lat" in model._space.item_spec.numeric
+    assert "home" in model._space.user_spec.numeric
+    assert "shelf" in [name for name, _ in model._space.item_spec.categorical]
+    lat = np.array([north[item_id] for item_id in log.item_ids])
+    for code, user_id in enumerate(log.user_ids[:10]):
+        best = np.argsort(-model.scores(code, float(log.rows.at[-1])))[:20]
+        assert (np.sign(lat[best]) == (1 if int(user_id[1:]) % 2 == 0 else -1)).mean() > 0.9
+
+
 def test_the_scores_are_those_of_the_ranker_on_the_same_past(log, split, fitted):
-    state = BatchState(items_of(log.catalogue), users_of(log.catalogue))
+    state = BatchState(log.catalogue.items, log.catalogue.users)
     for _, event in events_of(log.rows.until(split), 0):
         state.apply(event)
     policy = Policy(feed_size=10, explore_every=0, popular_share=0, random_share=0)
