@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torch
 from deploy import embedded
 from feed import wire
 from feed.catalogue import Item
-from feed.events import ENGAGEMENTS, Engaged, Event, new_event_id, utc
+from feed.events import ENGAGEMENTS, Event, new_event_id, utc
 from feed.features import BatchState, FeatureSpace, ItemTable
 from feed.io.redis import FeatureStore, connect
 from feed.models.snapshot import Snapshot
@@ -54,7 +54,7 @@ def some_events() -> Iterator[Event]:
             item_id=str(draw.randrange(ITEMS)),
             occurred_at=at,
         )
-        yield cast("Engaged", made)
+        yield made
 
 
 def features(redis_url: str, events: list[Event]) -> dict[str, float]:

@@ -29,7 +29,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Raw, Struct
 
-from feed.events import Engaged, Event, Impression, View, kind
+from feed.events import Engagement, Event, Impression, View, kind
 from feed.examples import Example, Row
 from feed.features.frozen import FrozenItems, freeze_user
 from feed.features.user import UserState, consumed
@@ -62,7 +62,7 @@ class Window(Struct):
     dwell: dict[str, int] = {}
     joined: list[str] = []
 
-    def join(self, event: Engaged) -> None:
+    def join(self, event: Engagement) -> None:
         """Label the event's item."""
         if event.event_id in self.joined or len(self.joined) == JOINED:
             return
@@ -198,7 +198,7 @@ class Attribution:
                 window.take_over(earlier)
                 pending.windows.remove(earlier)
 
-    def _engage(self, pending: Pending, event: Engaged, state: UserState, offset: int, before: float) -> None:
+    def _engage(self, pending: Pending, event: Engagement, state: UserState, offset: int, before: float) -> None:
         if (window := self._window_of(pending, event)) is not None:
             if event.at <= window.at + self._seconds:
                 window.join(event)
@@ -218,7 +218,7 @@ class Attribution:
             rows = [Row(item) for item in (self._items[event.item_id], *drawn)]
             self._open(pending, event, state, offset, event.event_id, rows, before, organic=True).join(event)
 
-    def _window_of(self, pending: Pending, event: Engaged) -> Window | None:
+    def _window_of(self, pending: Pending, event: Engagement) -> Window | None:
         """The open window whose item this is; organic ones only by the item that opened them."""
         for window in reversed(pending.windows):
             named = event.request_id in (None, window.request) and not self._over(window)

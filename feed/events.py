@@ -1,20 +1,24 @@
 """What happened: one frozen type per kind of event, validated when made from bytes (see `feed.wire`).
 
 An `Impression` is one request's list of shown items: one event, so that the user's features are frozen once a request.
-Everything a person does with one item is an `Engagement`: `View` (with dwell), `Click`, `Like`, `Share`, `Comment`, `Hide`.
-Ids are text; integers are accepted and become text. Times are UTC, propensities are probabilities in (0, 1]. An empty text is
-a missing one.
+Everything a person does with one item is an `Engagement`: `View` (with dwell), `Click`, `Like`, `Share`, `Comment`, `Hide`,
+and what the setting FEED_KINDS names (`feed.kinds`). What a kind says of its item stands in one table, `TRAITS`. Ids are text;
+integers are accepted and become text. Times are UTC, propensities are probabilities in (0, 1]. An empty text is a missing one.
 
 Every text, number and collection has a bound here, and every later reader bears whatever is within it. The data format
 (`feed.dataset`) takes its bounds from here as well.
 """
 
 import random
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, defstruct, field
 from msgspec.structs import force_setattr
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -185,20 +189,90 @@ class Hide(Engagement, frozen=True, kw_only=True, omit_defaults=True, tag="hide"
     """Asked not to see it."""
 
 
-Engaged = View | Click | Like | Share | Comment | Hide
-Event = Impression | Engaged
+Event = Impression | Engagement
 
-ENGAGEMENTS: dict[str, type[Engagement]] = {
-    "view": View, "click": Click, "like": Like, "share": Share, "comment": Comment, "hide": Hide,
-}  # fmt: skip
-KINDS = ("impression", *ENGAGEMENTS)
-# for who has other kinds: what each stands for
-MEANINGS = {
-    "impression": "was shown", "view": "looked at", "click": "opened, played", "like": "rated well, saved, followed, bought",
-    "share": "passed on", "comment": "wrote about", "hide": "does not want to see it again",
-}  # fmt: skip
-POSITIVES = frozenset({"click", "like", "share", "comment"})
+
+@dataclass(frozen=True)
+class Kind:
+    """What an engagement of one kind says of its item; every part asks this table, and none knows kinds of its own.
+
+    `positive`: the person took it: what models learn to foresee, and what histories, popularity and co-visitation count.
+    `negative`: the person turned it down: beside it no positive counts. `weight`: its evidence, with sign, for and against the
+    item's category, creator and tags; `lately`: the same in what somebody likes lately (`feed.features.user`). `consumes`: the
+    item is not shown to that person again. `meaning`: for who has other kinds.
+    """
+
+    name: str
+    positive: bool = False
+    negative: bool = False
+    weight: float = 0.0
+    lately: float = 0.0
+    consumes: bool = True
+    meaning: str = ""
+
+    def __str__(self) -> str:
+        """As FEED_KINDS names it."""
+        sign = "positive" if self.positive else "negative" if self.negative else "neutral"
+        weight = f",weight={abs(self.weight):g}" if self.weight else ""
+        return f"{self.name}={sign}{weight}{',consumes' if self.consumes else ''}"
+
+
+COMMON = (
+    Kind("view", weight=0.1, lately=-0.2, meaning="looked at"),
+    Kind("click", positive=True, weight=1.0, lately=1.2, meaning="opened, played"),
+    Kind("like", positive=True, weight=2.0, lately=1.0, meaning="rated well, saved, followed, bought"),
+    Kind("share", positive=True, weight=3.0, lately=1.0, meaning="passed on"),
+    Kind("comment", positive=True, weight=2.0, lately=1.0, meaning="wrote about"),
+    Kind("hide", negative=True, weight=-3.0, lately=-1.5, meaning="does not want to see it again"),
+)
+KINDS_OF_ALL = ("impression", *(one.name for one in COMMON))
+
+# The kinds of this process. They change in `adopt` only, so nothing may keep what it has derived from them at import.
+_engagements: dict[str, type[Engagement]] = {}
+_traits: dict[str, Kind] = {}
+_names: list[str] = []
+_positives: set[str] = set()
+_negatives: set[str] = set()
+ENGAGEMENTS: Mapping[str, type[Engagement]] = _engagements
+TRAITS: Mapping[str, Kind] = _traits
+KINDS: Sequence[str] = _names  # the place of one is that of its counts
+POSITIVES: AbstractSet[str] = _positives
+NEGATIVES: AbstractSet[str] = _negatives
 BY_CHANCE = ("random", "explore")  # sources of shown items whose place was drawn; see docs/event-schema.md
+
+
+def adopt(own: Sequence[Kind] = ()) -> None:
+    """Make these the kinds of this process, beside the six that everybody has.
+
+    `feed.settings.load` does so, once in each process, before anything is read: kinds decide what an event may be, how many
+    columns counts have, and what is positive.
+    """
+    for held in (_engagements, _traits, _names, _positives, _negatives):
+        held.clear()
+    made: list[type[Engagement]] = [View, Click, Like, Share, Comment, Hide, *(_engagement(one.name) for one in own)]
+    kinds = (*COMMON, *own)
+    _traits.update({one.name: one for one in kinds})
+    _engagements.update(zip(_traits, made, strict=True))
+    _names.extend(("impression", *_traits))
+    _positives.update(one.name for one in kinds if one.positive)
+    _negatives.update(one.name for one in kinds if one.negative)
+
+
+@cache
+def _engagement(name: str) -> type[Engagement]:
+    """The type of an engagement of one's own, which differs by its name only: one type a name, so that events compare."""
+    made = defstruct(
+        name.title().replace("_", ""), [], bases=(Engagement,), frozen=True, kw_only=True, omit_defaults=True, tag=name
+    )  # fmt: skip
+    return cast("type[Engagement]", made)
+
+
+adopt()
+
+
+def own_kinds() -> str:
+    """The kinds that this process has beside the six of everybody, as FEED_KINDS could name them, by name."""
+    return ";".join(sorted(str(one) for one in TRAITS.values() if one not in COMMON))
 
 
 def kind(event: Event) -> str:
@@ -208,11 +282,11 @@ def kind(event: Event) -> str:
 
 def unknown_kind(name: str) -> str:
     """What is wrong with an event of this kind, which there is not, and what to do about it."""
-    if near := get_close_matches(name.strip().lower(), KINDS, 1):
+    if near := get_close_matches(name.strip().lower(), KINDS, 1, 0.8):  # a save is no share
         remedy = f"did you mean {near[0]!r}?"
     else:
-        meanings = "; ".join(f"{kind} ({meaning})" for kind, meaning in MEANINGS.items())
-        remedy = f"write the kind that comes closest, or leave the event out: {meanings}"
+        meanings = "; ".join(f"{one.name} ({one.meaning})" for one in TRAITS.values() if one.meaning)
+        remedy = f"name it in FEED_KINDS (docs/settings.md), or write the kind that comes closest: {meanings}"
     return f"is none of {', '.join(KINDS)}: {remedy}"
 
 

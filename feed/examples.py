@@ -13,7 +13,7 @@ import structlog
 from msgspec import Meta, Struct
 
 from feed.errors import Unreadable, last_line
-from feed.events import LARGEST_WHOLE, LONGEST_LIST, POSITIVES, Context, Id, Number, Place, Propensity, Text
+from feed.events import LARGEST_WHOLE, LONGEST_LIST, NEGATIVES, POSITIVES, Context, Id, Number, Place, Propensity, Text
 from feed.features.frozen import BAGS, NEAREST, UNSAID, ItemFeatures, Said, UserFeatures
 from feed.features.items import NUMERIC as ITEM_NUMERIC
 from feed.features.user import NUMERIC as USER_NUMERIC
@@ -43,8 +43,8 @@ class Row(Struct, frozen=True, omit_defaults=True):
 
     @property
     def positive(self) -> bool:
-        """Clicked, liked, shared or commented on, and not hidden."""
-        return "hide" not in self.labels and not POSITIVES.isdisjoint(self.labels)
+        """Taken (clicked, liked, ...) and not turned down (hidden, ...)."""
+        return NEGATIVES.isdisjoint(self.labels) and not POSITIVES.isdisjoint(self.labels)
 
     @property
     def clicked(self) -> bool:

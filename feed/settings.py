@@ -8,6 +8,7 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from feed import events, kinds
 from feed.address import Broker, Mechanism, Security, check_redis, check_servers, masked
 from feed.errors import BadSetting
 from feed.objective import Objective
@@ -73,6 +74,9 @@ class Settings(BaseSettings):
     objective: str = Field(
         "", description="what the learned arm is ranked for: a weight a task (`click=1 hide=-10`); empty: the logit"
     )
+    kinds: str = Field(
+        "", description="kinds of engagement beside the six of all (`purchase=positive,weight=3,consumes;skip=negative`)"
+    )
     popularity_correction: float = Field(
         0.0, ge=0, le=10, description="how much popularity is taken off a candidate's value: this many times its logarithm"
     )
@@ -125,6 +129,12 @@ class Settings(BaseSettings):
         broker.tls()
         return self
 
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_fit(cls, text: str) -> str:
+        kinds.parse(text)
+        return text
+
     @field_validator("objective")
     @classmethod
     def _table_fits(cls, text: str) -> str:
@@ -141,13 +151,16 @@ class Settings(BaseSettings):
 
 
 def load() -> Settings:
-    """The settings of this process. Raises `BadSetting` naming each unknown or impossible one."""
+    """The settings of this process, which has the kinds of events that they name from now on.
+
+    Raises `BadSetting` naming each unknown or impossible one.
+    """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
     if unknown := sorted(name for name in given if name.startswith(PREFIX) and name not in known):
         raise BadSetting(f"unknown setting {', '.join(unknown)}; docs/settings.md lists them: {', '.join(sorted(known))}")
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         lines = [
             f"{PREFIX}{'.'.join(map(str, e['loc'])).upper()}={_printable(e['input'])}: {e['msg']}"
@@ -156,6 +169,8 @@ def load() -> Settings:
             for e in error.errors()
         ]
         raise BadSetting("impossible setting: " + "; ".join(lines)) from None  # pydantic's error holds all of them
+    events.adopt(kinds.parse(settings.kinds))
+    return settings
 
 
 def _printable(given: object) -> str:

@@ -8,15 +8,15 @@ user's events to the same partition.
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, Union
 
 import msgspec
 from msgspec import Struct
 
 from feed.catalogue import Item, User
 from feed.errors import Unreadable
-from feed.events import KINDS, Event, Id, Text, unknown_kind
+from feed.events import ENGAGEMENTS, KINDS, Engagement, Event, Id, Impression, Text, unknown_kind
 
 LARGEST_MESSAGE = 1024 * 1024  # bytes of an event, item or user: what a broker takes unless it is told otherwise
 LARGEST = 2 * LARGEST_MESSAGE  # bytes of any record: a message, in base64, with what is said about it
@@ -105,7 +105,6 @@ def _without_bytes(value: Any) -> None:
 
 encode = msgspec.json.Encoder(enc_hook=_without_bytes).encode
 
-_event = msgspec.json.Decoder(Event)
 _item = msgspec.json.Decoder(Item)
 _user = msgspec.json.Decoder(User)
 _update = msgspec.json.Decoder(FeatureUpdate)
@@ -115,11 +114,17 @@ _letter = msgspec.json.Decoder(DeadLetter)
 def decode_event(value: bytes | None) -> Event:
     """The event in `value`. Raises `Unreadable`."""
     try:
-        return _decode(_event, value, "event", LARGEST_MESSAGE)  # type: ignore[no-any-return]
+        return _decode(_events(*ENGAGEMENTS.values()), value, "event", LARGEST_MESSAGE)  # type: ignore[no-any-return]
     except Unreadable as error:
         if (name := _kind_of(value)) is None or name in KINDS:
             raise
         raise Unreadable(f"not a valid event (docs/event-schema.md): event {name!r} {unknown_kind(name)}") from error
+
+
+@cache
+def _events(*engagements: type[Engagement]) -> msgspec.json.Decoder[Any]:
+    """Reads impressions and these."""
+    return msgspec.json.Decoder(Union[(Impression, *engagements)])
 
 
 class _Kind(Struct):

@@ -29,7 +29,7 @@ from feed import dataset, errors, logs, settings
 from feed.errors import BadData, BadModel, NotPromoted
 from feed.evaluation import holdout
 from feed.evaluation.holdout import VisitCollector, Visits
-from feed.events import kind, utc
+from feed.events import KINDS, NEGATIVES, POSITIVES, kind, utc
 from feed.features import FeatureSpace
 from feed.models import examination, fusion, heads, snapshot
 from feed.models.examination import Examination
@@ -143,13 +143,18 @@ def read(data: Path, context: Sequence[str], future_seconds: float) -> Log:
     tables = dataset.read(data, context, future_seconds)
     events = list(dataset.events_of(tables))
     kinds = {kind(event) for event in events}
-    if events and kinds <= {"impression", "hide"}:
+    if events and kinds <= {"impression", *NEGATIVES}:
         raise BadData(
             f"{data}: nothing to learn from: all {len(events)} events of the log are "
             f"{' and '.join(f'{name}s' for name in sorted(kinds))}, so nobody is seen to look at or to like anything; add rows "
-            "of view, click, like, share or comment"
+            f"of view, {_positives()}"
         )
     return Log(list(dataset.items_of(tables)), list(dataset.users_of(tables)), events)
+
+
+def _positives() -> str:
+    *first, last = (name for name in KINDS if name in POSITIVES)
+    return f"{', '.join(first)} or {last}"
 
 
 def require_choice(log: Log, slices: Slices, data: Path) -> None:
@@ -172,7 +177,7 @@ def slices_of(pairs: list[Pair], data: Path) -> Slices:
     if len(slices.trained) < CHUNK or not all(any(pair.positive for pair in part) for part in parts):
         raise BadData(
             f"{data}: too little to learn from: {len(pairs)} pairs of a user and an item of the catalogue, "
-            f"{sum(pair.positive for pair in pairs)} of them positive (click, like, share or comment; if there is none, view), "
+            f"{sum(pair.positive for pair in pairs)} of them positive ({_positives()}; if there is none, view), "
             f"and some are needed in each tenth of the log's time; take a longer log, or check that interactions and items "
             "name the same item_id"
         )

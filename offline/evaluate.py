@@ -220,7 +220,9 @@ def main(
     data: Annotated[Path | None, typer.Option(help="folder in the data format (docs/event-schema.md)")] = None,
     model: Annotated[str, typer.Option(help=f"one of {', '.join(MODELS)}")] = "mixture",
     protocol: Annotated[Protocol, typer.Option(help="rank before each event, or once at the split")] = "progressive",
-    positive: Annotated[str, typer.Option(help="kinds of events that count as relevant")] = ",".join(sorted(POSITIVES)),
+    positive: Annotated[
+        str | None, typer.Option(help="kinds of events that count as relevant, comma-separated; default: all positive ones")
+    ] = None,
     state_every: Annotated[int, typer.Option(min=1, help="history and counts are refreshed every so many events")] = 1,
     learn_every: Annotated[
         int | None, typer.Option(min=0, help="weights learn every so many targets; 0: frozen; default: 1 where they can")
@@ -254,7 +256,7 @@ def main(
     if learn_every and not MODELS[model].online:
         raise BadSetting(f"--learn-every {learn_every}: the weights of {model} do not learn online: leave it out, or 0")
     tables_ = dataset.read(data, future_seconds=configuration.future_seconds)
-    kinds = [name.strip() for name in positive.split(",") if name.strip()]
+    kinds = sorted(POSITIVES) if positive is None else [name.strip() for name in positive.split(",") if name.strip()]
     log = load(tables_, kinds, configuration.attribution_seconds, seed)
     parts = slices(log.rows, _time("--tune-from", tune_from), _time("--test-from", test_from))
     learn = int(MODELS[model].online) if learn_every is None else learn_every

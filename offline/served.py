@@ -11,7 +11,7 @@ hour, request ids, propensities) the model does not see here.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from rich.progress import Progress
 from feed import settings
 from feed.attribution import Attribution, Marks, Pending
 from feed.evaluation.rows import Catalogue, Rows
-from feed.events import ENGAGEMENTS, KINDS, POSITIVES, Engaged, Event, Impression, Shown, utc
+from feed.events import ENGAGEMENTS, KINDS, POSITIVES, Event, Impression, Shown, utc
 from feed.features import BatchState, FrozenItems
 from feed.learning.learner import Learner
 from feed.models import examination
@@ -131,7 +131,7 @@ def events_of(rows: Rows, start: int) -> Iterator[tuple[int, Event]]:
                 name = "view"
             if name == "view" and np.isfinite(rows.dwell[k]):
                 common["dwell_ms"] = round(1000 * float(rows.dwell[k]))
-            yield k, cast("Engaged", ENGAGEMENTS[name](**common, item_id=str(rows.item[k])))
+            yield k, ENGAGEMENTS[name](**common, item_id=str(rows.item[k]))
         k = last + 1
 
 

@@ -10,6 +10,7 @@ import redis
 import structlog
 
 from deploy import embedded
+from feed import events
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # what else the machine does is no property
 hypothesis.settings.load_profile("untimed")
@@ -64,3 +65,10 @@ def logging_as_it_was() -> Iterator[None]:
     root.handlers, root.level = handlers, level
     logging.captureWarnings(False)
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _kinds_as_they_were() -> Iterator[None]:
+    """Kinds of one's own are those of a process, and a test is a part of one."""
+    yield
+    events.adopt()

@@ -8,13 +8,13 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, Union
 
 from hypothesis import strategies as st
 from msgspec import inspect
 
 from feed.catalogue import Item, User
-from feed.events import Event
+from feed.events import ENGAGEMENTS, Impression
 from feed.wire import LARGEST_MESSAGE
 
 ODD = (
@@ -43,7 +43,11 @@ NOT_NUMBERS: list[Any] = ["1", True, [], {}, [1]]
 FAR = 10**400
 
 
-TYPES: dict[str, Any] = {"interactions": Event, "items": Item, "users": User}  # by topic, what apps may send
+TYPES: dict[str, Any] = {
+    "interactions": Union[(Impression, *ENGAGEMENTS.values())],
+    "items": Item,
+    "users": User,
+}  # by topic, what apps may send
 
 
 def within(kind: Any) -> st.SearchStrategy[Any]:

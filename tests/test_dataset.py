@@ -8,11 +8,11 @@ import pytest
 from msgspec.structs import replace as changed
 from structlog.testing import capture_logs
 
-from feed import dataset
+from feed import dataset, kinds
 from feed.catalogue import Item, User
 from feed.dataset import Dataset, Format
 from feed.errors import BadData
-from feed.events import Click, Impression, Shown, View
+from feed.events import ENGAGEMENTS, Click, Impression, Shown, View, adopt
 
 TABLES = {
     "users": "user_id,signed_up_at,country,plan,height\n1,2025-01-01,NA,007,1.5\n2,,,,\n",
@@ -107,6 +107,15 @@ def test_ids_that_no_table_describes_are_kept_with_a_notice(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_events_of_ones_own_kinds_come_back_from_the_files(format: Format, tmp_path: Path) -> None:
+    adopt(kinds.parse("purchase=positive"))
+    at = datetime(2025, 1, 1, tzinfo=UTC)
+    event = ENGAGEMENTS["purchase"](event_id="e", user_id="1", item_id="a", occurred_at=at, position=3)
+    dataset.write(dataset.from_events([event], [Item(item_id="a")], [User(user_id="1")]), tmp_path, format)
+    assert list(dataset.events_of(dataset.read(tmp_path))) == [event]
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
 def test_a_log_without_a_table_of_users_has_those_whom_its_interactions_name(format: Format, tmp_path: Path) -> None:
     log = dataset.read(folder(tmp_path / "described"))
     dataset.write(log, tmp_path / "log", format)
@@ -175,9 +184,10 @@ def _interactions(more: str = "", event: str = "like", at: str = "2025-01-01", v
         (_interactions(at="1969-07-20"), r"interactions row 1: occurred_at '1969-07-20' is before 1970"),
         (_interactions(at=""), r"interactions row 1: occurred_at is missing"),
         (_interactions(event="Click"), r"interactions row 1: event 'Click' is none of impression, .*did you mean 'click'\?"),
+        (_interactions(event="save"), r"event 'save' is none of .*: name it in FEED_KINDS"),
         (
             _interactions(event="purchase"),
-            r"interactions row 1: event 'purchase' is none of impression, view, .*: write the kind that comes closest, .* "
+            r"interactions row 1: event 'purchase' is none of impression, view, .*: name it in FEED_KINDS .* "
             r"like \(rated well, saved, followed, bought\)",
         ),
         (_interactions(event="view", more="dwell_ms", value="-5"), r"interactions row 1: dwell_ms '-5' is negative"),

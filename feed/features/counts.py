@@ -13,7 +13,6 @@ import numpy as np
 
 from feed.events import KINDS, Event, Impression, kind
 
-KIND_INDEX = {name: i for i, name in enumerate(KINDS)}
 FIRST = "first"  # the field of the earliest event's time
 DAY = 86400.0
 HALF_LIVES_KEPT = 8
@@ -65,16 +64,16 @@ def decayed(counts: Mapping[str, int], now: float) -> np.ndarray:
 
     A bucket that is still to come at `now` weighs as if it had just begun: after a loss the clock may be behind the counts.
     """
-    sums = np.zeros((len(KINDS), len(HALF_LIVES)))
+    sums, place = np.zeros((len(KINDS), len(HALF_LIVES))), {name: i for i, name in enumerate(KINDS)}
     for field, n in counts.items():
         name, _, bucket = field.partition(":")
-        if not bucket or name not in KIND_INDEX:
+        if not bucket or name not in place:
             continue
         resolution, _, number = bucket.partition(":")
         r = BY_NAME[resolution]
         since = max(now - RESOLUTIONS[r].middle(int(number)), -RESOLUTIONS[r].seconds / 2)
         columns = _COLUMNS[resolution]
-        sums[KIND_INDEX[name], columns] += n * np.exp2(-since / HALF_LIVES[columns])
+        sums[place[name], columns] += n * np.exp2(-since / HALF_LIVES[columns])
     return sums
 
 
@@ -83,7 +82,7 @@ def add(sums: np.ndarray, since: float, event: Event) -> float:
     when = event.at
     at = max(since, when)
     sums *= 2.0 ** (-(at - since) / HALF_LIVES)
-    k = KIND_INDEX[kind(event)]
+    k = KINDS.index(kind(event))
     middles = [resolution.middle(int(when // resolution.seconds)) for resolution in RESOLUTIONS for _ in resolution.half_lives]
     sums[k] += np.exp2(-(at - np.array(middles)) / HALF_LIVES)
     return at

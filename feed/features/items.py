@@ -17,7 +17,6 @@ NUMERIC = (*PRIOR, "shown_1d", "click_rate", "like_rate", "hide_rate", "creator_
 # what the item tower reads: counts at further half-lives are the score's own columns
 TOWER = tuple(name for name in NUMERIC if name not in ("engagement_15m", "engagement_6h", "engagement_30d"))
 TOWER_COLUMNS = [NUMERIC.index(name) for name in TOWER]
-POSITIVE_KINDS = [i for i, name in enumerate(KINDS) if name in POSITIVES]
 RATE_PRIOR = 20.0  # pseudo-observations behind the smoothed rates
 FLOOR = 0.02  # a count of nothing
 
@@ -186,8 +185,8 @@ class ItemTable:
         return np.asarray(self._sums[index] * np.exp2(-passed[:, None, None] / counts.HALF_LIVES))
 
     def popularity(self, now: float) -> np.ndarray:
-        """float64 (n,): clicks, likes, shares and comments, decayed with a half-life of one day."""
-        return np.asarray(self.sums(now)[:, POSITIVE_KINDS, counts.OF_DAY].sum(axis=1))
+        """float64 (n,): positives (clicks, likes, ...), decayed with a half-life of one day."""
+        return np.asarray(self.sums(now)[:, _positive_kinds(), counts.OF_DAY].sum(axis=1))
 
     def age(self, now: float, index: np.ndarray) -> np.ndarray:
         """float64 (rows,): hours since the item was created or, if unknown, since its first event; -1: neither."""
@@ -197,7 +196,7 @@ class ItemTable:
     def prior(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
         """float32 (rows, 8): `prior` at `now`."""
         index = np.arange(len(self)) if rows is None else rows
-        positives = self.sums(now, index)[:, POSITIVE_KINDS].sum(axis=1)
+        positives = self.sums(now, index)[:, _positive_kinds()].sum(axis=1)
         return prior(np.concatenate([self.age(now, index)[:, None], positives], axis=1))
 
     def numeric(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
@@ -210,20 +209,24 @@ class ItemTable:
         n = len(self)
         passed = np.maximum(now - self._since[:n], 0.0)
         week = self._sums[:n, :, counts.OF_WEEK] * np.exp2(-passed / counts.HALF_LIVES[counts.OF_WEEK])[:, None]
-        positives = week[:, POSITIVE_KINDS].sum(axis=1)
-        shown, viewed = week[:, counts.KIND_INDEX["impression"]], week[:, counts.KIND_INDEX["view"]]
+        positives = week[:, _positive_kinds()].sum(axis=1)
+        shown, viewed = week[:, KINDS.index("impression")], week[:, KINDS.index("view")]
         sums = self.sums(now, index)
-        engagement = sums[:, POSITIVE_KINDS].sum(axis=1)
+        engagement = sums[:, _positive_kinds()].sum(axis=1)
         of_creator = np.bincount(self.creator, positives, minlength=1) / np.maximum(np.bincount(self.creator, minlength=1), 1)
         of_creator[0] = 0.0
         columns = [
-            self.age(now, index), *engagement.T, sums[:, counts.KIND_INDEX["impression"], counts.OF_DAY],
-            _rate(week[:, counts.KIND_INDEX["click"]], shown, index),
-            _rate(week[:, counts.KIND_INDEX["like"]], viewed, index),
-            _rate(week[:, counts.KIND_INDEX["hide"]], viewed, index),
+            self.age(now, index), *engagement.T, sums[:, KINDS.index("impression"), counts.OF_DAY],
+            _rate(week[:, KINDS.index("click")], shown, index),
+            _rate(week[:, KINDS.index("like")], viewed, index),
+            _rate(week[:, KINDS.index("hide")], viewed, index),
             of_creator[self.creator[index]],
         ]  # fmt: skip
         return np.stack(columns, axis=1)
+
+
+def _positive_kinds() -> list[int]:
+    return [place for place, name in enumerate(KINDS) if name in POSITIVES]
 
 
 def _rate(n: np.ndarray, observations: np.ndarray, index: np.ndarray) -> np.ndarray:

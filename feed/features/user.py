@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Any, ClassVar
 
 from feed.catalogue import Item, User
-from feed.events import ENGAGEMENTS, POSITIVES, Engagement, Event, Hide, View, kind
+from feed.events import COMMON, POSITIVES, TRAITS, Engagement, Event, Hide, View, kind
 from feed.features import bloom
 
 UserState = dict[str, Any]
@@ -49,10 +49,13 @@ class UserFeature(ABC):
 
 
 class Counts(UserFeature):
-    """Events by kind: total interactions (engagements) and the share of each kind among them."""
+    """Events by kind: total interactions (engagements) and the share of each common kind among them.
+
+    Kinds of one's own are in the total alone, so that versions have the same columns whatever FEED_KINDS names.
+    """
 
     name = "events"
-    values = ("total_interactions", "requests", *(f"{k}_rate" for k in ENGAGEMENTS))
+    values = ("total_interactions", "requests", *(f"{k.name}_rate" for k in COMMON))
 
     def start(self) -> dict[str, int]:
         """No events."""
@@ -64,10 +67,10 @@ class Counts(UserFeature):
         return part
 
     def numeric(self, part: dict[str, int], now: float) -> Sequence[float]:
-        """Total of engagements, number of requests, n_kind / total for each kind (0 without any)."""
-        counts = [part.get(k, 0) for k in ENGAGEMENTS]
-        total = sum(counts)
-        return (total, part.get("impression", 0), *(n / total if total else 0.0 for n in counts))
+        """Total of engagements, number of requests, n_kind / total for each common kind (0 without any)."""
+        requests = part.get("impression", 0)
+        total = sum(part.values()) - requests
+        return (total, requests, *(part.get(k.name, 0) / total if total else 0.0 for k in COMMON))
 
 
 class EventIds(UserFeature):
@@ -117,7 +120,7 @@ class Dwell(UserFeature):
 
 
 class Seen(UserFeature):
-    """The last `SEEN` distinct items consumed (viewed, clicked, liked, shared, commented, hidden), oldest first."""
+    """The last `SEEN` distinct items consumed (by an engagement of a kind that consumes), oldest first."""
 
     name = "seen"
     values = ("unique_items",)
@@ -127,8 +130,8 @@ class Seen(UserFeature):
         return []
 
     def update(self, part: list[str], event: Event, items: Mapping[str, Item]) -> list[str]:
-        """Remember an item engaged with for the first time."""
-        if isinstance(event, Engagement) and event.item_id not in part:
+        """Remember an item consumed for the first time."""
+        if isinstance(event, Engagement) and TRAITS[kind(event)].consumes and event.item_id not in part:
             part.append(event.item_id)
             del part[:-SEEN]
         return part
@@ -162,7 +165,7 @@ class Hidden(UserFeature):
 
 
 class Recent(UserFeature):
-    """The last `RECENT` items clicked, liked, shared or commented on, oldest first; weighted 0.9^k at k steps back."""
+    """The last `RECENT` items of positives (clicked, liked, ...), oldest first; weighted 0.9^k at k steps back."""
 
     name = "recent"
 
@@ -189,10 +192,10 @@ class Recent(UserFeature):
 class Affinity(UserFeature):
     """Decayed affinities to an attribute of the items: {token: [weight, time of that weight]}.
 
-    weight = sum over engagements of EVIDENCE[kind] * 2^(-age / HALF_LIFE); at most `bound` tokens, the weakest goes first.
+    weight = sum over engagements of the kind's `weight` (`feed.events.Kind`) * 2^(-age / HALF_LIFE); at most `bound` tokens,
+    the weakest goes first.
     """
 
-    EVIDENCE: ClassVar[dict[str, float]] = {"view": 0.1, "click": 1.0, "like": 2.0, "share": 3.0, "comment": 2.0, "hide": -3.0}
     HALF_LIFE = 14 * DAY
 
     def __init__(self, name: str, bound: int) -> None:
@@ -207,7 +210,7 @@ class Affinity(UserFeature):
         item = items.get(event.item_id) if isinstance(event, Engagement) else None
         if item is None:
             return part
-        now, evidence = event.at, self.EVIDENCE[kind(event)]
+        now, evidence = event.at, TRAITS[kind(event)].weight
         for token in _tokens(self.name, item):
             weight, since = part.get(token, (0.0, now))
             at = max(since, now)
@@ -227,12 +230,11 @@ class Affinity(UserFeature):
 class Lately(UserFeature):
     """What the newest engagements say of an attribute: {"n": engagements, "weights": {token: [weight, n at that weight]}}.
 
-    weight = sum over engagements of EVIDENCE[kind] * KEPT^(engagements since); half of it is gone after 17, however long that
-    took. Unlike `Affinity` it counts a look without a click against the token: a person whose taste has changed looks and
+    weight = sum over engagements of the kind's `lately` * KEPT^(engagements since); half of it is gone after 17, however long
+    that took. Unlike `Affinity` it counts a look without a click against the token: a person whose taste has changed looks and
     leaves long before a memory of weeks has faded. At most `bound` tokens, the weakest goes first.
     """
 
-    EVIDENCE: ClassVar[dict[str, float]] = {"view": -0.2, "click": 1.2, "like": 1.0, "share": 1.0, "comment": 1.0, "hide": -1.5}
     KEPT = 0.96
 
     def __init__(self, name: str, attribute: str, bound: int) -> None:
@@ -251,7 +253,7 @@ class Lately(UserFeature):
         n, weights = part["n"], part["weights"]
         for token in _tokens(self._attribute, item):
             weight, since = weights.get(token, (0.0, n))
-            weights[token] = [round(weight * self.KEPT ** (n - since) + self.EVIDENCE[kind(event)], 6), n]
+            weights[token] = [round(weight * self.KEPT ** (n - since) + TRAITS[kind(event)].lately, 6), n]
         if len(weights) > self.bound:
             _keep_strongest(weights, {t: abs(w) * self.KEPT ** (n - since) for t, (w, since) in weights.items()}, self.bound)
         return part
@@ -352,7 +354,7 @@ def numeric_values(state: UserState, now: float) -> list[float]:
 
 
 def consumed(state: UserState) -> Collection[str]:
-    """The items this user has viewed, clicked, liked, shared, commented on or hidden, as far back as ids are remembered."""
+    """The items this user has consumed or hidden, as far back as ids are remembered."""
     seen, hidden = state["seen"], state["hidden"]["ids"]
     return {*seen, *hidden} if hidden else seen
 

@@ -249,7 +249,7 @@ for i = 1, items do
   end
   if redis.call('HLEN', key) > tonumber(ARGV[8]) and redis.call('HGET', key, 'trimmed') ~= ARGV[9] then
     for _, name in ipairs(redis.call('HKEYS', key)) do
-      local resolution, bucket = string.match(name, '^%a+:(%w+):(%d+)$')
+      local resolution, bucket = string.match(name, '^[%w_]+:(%w+):(%d+)$')
       if bucket and tonumber(bucket) < oldest[resolution] then redis.call('HDEL', key, name) end
     end
     redis.call('HSET', key, 'trimmed', ARGV[9])

@@ -64,8 +64,8 @@ def followed(log: Log, pairs: Sequence[Pair]) -> np.ndarray:
             continue
         if isinstance(event, View):
             seconds[k] += (event.dwell_ms or 0) / 1000
-        else:
-            labels[k, TASKS.index(kind(event))] = True
+        elif (name := kind(event)) in TASKS:
+            labels[k, TASKS.index(name)] = True
     labels[:, TASKS.index("dwell")] = seconds > DWELL_SECONDS
     return labels
 

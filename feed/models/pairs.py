@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from feed.catalogue import Item, User
-from feed.events import POSITIVES, Event, Impression, kind
+from feed.events import NEGATIVES, POSITIVES, Event, Impression, kind
 from feed.features import BatchState, FeatureSpace, Inputs
 from feed.features.near import COLUMNS as NEAR
 from feed.features.space import ITEM_EVIDENCE
@@ -77,7 +77,7 @@ def pairs_of(log: Log, seed: int = 0) -> list[Pair]:
     first: dict[tuple[str, str], int] = {}
     taken: set[tuple[str, str]] = set()
     viewed: set[tuple[str, str]] = set()
-    hidden: set[tuple[str, str]] = set()
+    refused: set[tuple[str, str]] = set()
     for i, event in enumerate(log.events):
         if isinstance(event, Impression):
             for item_id in looks.get(i, ()):
@@ -87,8 +87,13 @@ def pairs_of(log: Log, seed: int = 0) -> list[Pair]:
             pair = (event.user_id, event.item_id)
             first.setdefault(pair, i)
             name = kind(event)
-            (taken if name in POSITIVES else viewed if name == "view" else hidden).add(pair)
-    wanted = (taken or viewed) - hidden
+            if name in POSITIVES:
+                taken.add(pair)
+            elif name in NEGATIVES:
+                refused.add(pair)
+            elif name == "view":
+                viewed.add(pair)
+    wanted = (taken or viewed) - refused
     return [Pair(i, log.events[i].at, *pair, pair in wanted) for pair, i in first.items()]
 
 

@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from feed.errors import BadModel
+from feed.events import own_kinds
 from feed.features import FeatureSpace
 from feed.features import items as item_features
 from feed.features import user as user_features
@@ -31,6 +33,8 @@ from feed.models import heads as task_heads
 from feed.models.examination import Examination
 from feed.models.heads import Heads
 from feed.models.two_tower import TwoTower
+
+log = structlog.get_logger()
 
 WEIGHTS, FEATURES, MANIFEST = "weights.safetensors", "features.json", "manifest.json"
 HEADS, EXAMINATION = "heads.safetensors", "examination.json"
@@ -68,7 +72,8 @@ def save(
     heads: Heads | None = None,
     examination: Examination | None = None,
 ) -> None:
-    """Write the folder `path`, which must exist; `manifest` is JSON and gains `fingerprint` and `sha256`.
+    """Write the folder `path`, which must exist; `manifest` is JSON and gains `fingerprint`, `sha256` and, where the setting
+    FEED_KINDS names some, `kinds`.
 
     `extra`: further files by name, for `read_checked`.
     """
@@ -81,12 +86,22 @@ def save(
         (path / name).write_bytes(content)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     complete = {**manifest, "fingerprint": space.fingerprint, "sha256": sums}
+    if own := own_kinds():
+        complete["kinds"] = own
     (path / MANIFEST).write_text(json.dumps(complete, indent=2, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> Snapshot:
-    """The version in folder `path`. Raises `BadModel` naming the file that is missing, corrupt or unfit, and a remedy."""
+    """The version in folder `path`. Raises `BadModel` naming the file that is missing, corrupt or unfit, and a remedy.
+
+    One that was trained with other kinds of events can serve, since it reads the same columns. A warning says so.
+    """
     manifest = read_manifest(path)
+    if (trained_with := str(manifest.get("kinds", ""))) != (own := own_kinds()):
+        log.warning(
+            f"the version was trained with other kinds of events than FEED_KINDS names: it serves; to learn from all, {TRAIN}",
+            version=path.name, trained_with=trained_with, kinds=own,
+        )  # fmt: skip
     contents = {name: read_checked(path / name, manifest) for name in (WEIGHTS, FEATURES)}
     try:
         space = FeatureSpace.from_json(contents[FEATURES])

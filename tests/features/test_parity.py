@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feed import wire
+from feed import kinds, wire
 from feed.catalogue import Item, User
-from feed.events import ENGAGEMENTS, Context, Engagement, Impression, Shown, View, new_event_id, utc
+from feed.events import ENGAGEMENTS, Context, Engagement, Impression, Shown, View, adopt, new_event_id, utc
 from feed.features import SEEN, BatchState, FeatureSpace, ItemTable, counts, new_user, update_user
 from feed.features.user import numeric_values
 from feed.io.redis import FeatureStore, connect
@@ -25,6 +25,12 @@ ITEMS = [
     for i in range(12)
 ]
 USERS = [User(user_id=u, platform="web" if u % 2 else "ios", attributes={"age": 20.5 + u}) for u in range(5)]
+
+
+@pytest.fixture(params=["", "purchase=positive,weight=3,consumes;skip_30s=negative;queue=neutral"], ids=["six", "nine"])
+def own_kinds(request):
+    """The kinds of all, and with some of one's own."""
+    adopt(kinds.parse(request.param))
 
 
 def some_events(seed: int, n: int, start: float = 1.7e9, step: float = 2000.0):
@@ -92,6 +98,7 @@ def bare(state):
     return {name: part for name, part in json.loads(json.dumps(state)).items() if name not in ("features", "position")}
 
 
+@pytest.mark.usefixtures("own_kinds")
 @pytest.mark.parametrize("batch", [1, 7, 1000])
 def test_stream_and_batch_agree_on_every_user_and_item(redis_url, batch):
     events = some_events(seed=batch, n=300)
@@ -128,6 +135,7 @@ def both_ways(redis_url, items, events, batch):
     return offline, store, lasting
 
 
+@pytest.mark.usefixtures("own_kinds")
 @pytest.mark.parametrize("batch", [1, 7, 1000])
 def test_stream_and_batch_agree_on_age_and_counts_of_an_item_whether_or_not_its_creation_is_known(redis_url, batch):
     """Events come in any order, so the first to come is seldom the earliest."""
@@ -161,6 +169,7 @@ def said(table, state):
     return dict(zip((table.ids[row] for row in nearby.rows), nearby.values.tolist(), strict=True))
 
 
+@pytest.mark.usefixtures("own_kinds")
 @pytest.mark.parametrize("batch", [1, 7, 1000])
 def test_stream_and_batch_agree_on_what_goes_together_for_every_user(redis_url, batch):
     items = [Item(item_id=name) for name in NAMES[:12]]  # two are never described
@@ -184,6 +193,7 @@ def test_stream_and_batch_agree_on_what_goes_together_for_every_user(redis_url, 
     assert [loaded.taken(item.item_id) for item in items] == [offline.items.taken(item.item_id) for item in items]
 
 
+@pytest.mark.usefixtures("own_kinds")
 def test_the_model_reads_the_same_inputs_from_stream_and_batch(redis_url):
     events = some_events(seed=5, n=400)
     known = {item.item_id for item in ITEMS}

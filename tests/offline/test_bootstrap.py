@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
-from feed import dataset
+from feed import dataset, kinds
 from feed.catalogue import Item, User
 from feed.errors import BadData
-from feed.events import Click, Hide, Impression, Shown, View, utc
+from feed.events import ENGAGEMENTS, Click, Hide, Impression, Shown, View, adopt, utc
 from feed.models import fusion, snapshot
 from feed.models.fusion import CONSTANT
 from feed.registry import Registry
@@ -103,6 +104,24 @@ def test_a_log_without_a_table_of_users_can_be_learned_from_also_of_one_person(p
     assert outcome.champion
     manifest = snapshot.load(Registry(tmp_path / "registry").champion().path).manifest
     assert manifest["data"]["users"] == people
+
+
+def test_a_log_of_kinds_of_ones_own_is_learned_from_and_its_version_says_so(tmp_path):
+    adopt(kinds.parse("buy=positive,consumes;skip=negative,consumes"))
+    data = write(tmp_path / "data", kinds=(ENGAGEMENTS["buy"], ENGAGEMENTS["skip"]))
+    outcome = bootstrap.run(data, tmp_path / "registry", epochs=6)
+    assert outcome.figures["learned"]["auc"]["mean"] > 0.8
+    champion = Registry(tmp_path / "registry").champion()
+    with capture_logs() as logs:
+        loaded = snapshot.load(champion.path)
+    assert loaded.manifest["kinds"] == "buy=positive,weight=1,consumes;skip=negative,weight=1,consumes"
+    assert logs == []
+    adopt()
+    with capture_logs() as logs:
+        assert snapshot.load(champion.path).space.fingerprint == loaded.space.fingerprint
+    assert [(entry["log_level"], entry["version"], entry["kinds"]) for entry in logs] == [("warning", champion.version, "")]
+    with pytest.raises(BadData, match="event 'buy' is none of"):
+        bootstrap.run(data, tmp_path / "registry", epochs=1)
 
 
 def test_where_people_take_what_is_popular_at_the_moment_counts_are_part_of_the_score(tmp_path, monkeypatch, capsys):

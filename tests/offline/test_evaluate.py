@@ -256,6 +256,23 @@ def test_a_log_without_a_table_of_users_is_evaluated_also_of_one_person(model, t
         assert report(tmp_path / "run")["figures"]["all"]["rankings"]
 
 
+@pytest.mark.parametrize("model", ["ease", "served"])
+def test_kinds_of_ones_own_are_relevant_and_are_learned_from(model, tmp_path, counted, monkeypatch):
+    monkeypatch.setenv("FEED_KINDS", "purchase=positive;skip=negative")
+    evaluate.settings.load()
+    draw = np.random.default_rng(0)
+    bought = [(user, item, "purchase", at) for user, item, _, at in logs.two_camps(users=60, items=40, events=20)]
+    skipped = [(f"u{draw.integers(60)}", f"i{draw.integers(40)}", "skip", 3600.0 * k + 7) for k in range(400)]
+    dataset.write(logs.dataset([*bought, *skipped]), tmp_path / "log")
+    run("--data", tmp_path / "log", "--model", model, "--no-tune", "--out", tmp_path / "run")
+    found = report(tmp_path / "run")
+    assert found["run"]["positive"] == ["click", "comment", "like", "purchase", "share"]
+    assert found["figures"]["all"]["rankings"]
+    assert found["figures"]["all"]["auc"]["mean"] > 0.7
+    with pytest.raises(BadData, match=r"'follow' is none of impression, .*, purchase, skip"):
+        run("--data", tmp_path / "log", "--model", model, "--positive", "follow")
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
