@@ -375,14 +375,15 @@ def test_refresh_brings_exactly_what_changed(client):
     assert reader.now() == 1.7e9
 
 
-def test_an_item_hash_is_bounded_however_long_it_lives(client):
+@pytest.mark.parametrize("other", ["like", "skip_30s"])
+def test_an_item_hash_is_bounded_however_long_it_lives_and_whatever_its_kinds_are_called(client, other):
     store = FeatureStore(client)
     largest = 0
     for position, day in enumerate(range(0, 400, 2)):
         at = 1.6e9 + day * 86400
         fields = {
             f"{name}:{r.name}:{int(at // r.seconds) - k}": 1
-            for name in ("click", "like")
+            for name in ("click", other)
             for r in counts.RESOLUTIONS
             for k in range(8)
         }
