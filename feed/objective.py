@@ -8,31 +8,41 @@ reply 27, asking to see less -74 (github.com/twitter/the-algorithm-ml, projects/
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from feed.errors import BadSetting
+from feed.events import KINDS_OF_ALL, TRAITS
 
 TASKS = ("click", "like", "share", "comment", "dwell", "hide")
 LARGEST = 1e6  # chances are float32
 EXAMPLE = "FEED_OBJECTIVE='click=1 like=2 share=3 comment=3 dwell=0.3 hide=-10'"
 
 
+def tasks() -> tuple[str, ...]:
+    """`TASKS`, and after them the kinds of engagement that FEED_KINDS names."""
+    return (*TASKS, *(name for name in TRAITS if name not in KINDS_OF_ALL))
+
+
 @dataclass(frozen=True)
 class Objective:
-    """The table, in the order of `TASKS`; without weights a feed is ranked by the model's logit alone."""
+    """The table, in the order of `tasks`; without weights a feed is ranked by the model's logit alone."""
 
     weights: tuple[tuple[str, float], ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """`task=weight`, separated by blanks or commas; empty: no table. Raises `BadSetting` naming the offender."""
+    def parse(cls, text: str, known: Sequence[str] | None = None) -> Self:
+        """`task=weight`, separated by blanks or commas; empty: no table. Raises `BadSetting` naming the offender.
+
+        `known`: the tasks, where they are not those of this process's kinds.
+        """
+        known = tasks() if known is None else known
         found: dict[str, float] = {}
         for part in text.replace(",", " ").split():
             task, equals, number = part.partition("=")
-            if task not in TASKS:
-                raise BadSetting(f"FEED_OBJECTIVE: {task!r} in {part!r} is no task; there are {', '.join(TASKS)}: {EXAMPLE}")
+            if task not in known:
+                raise BadSetting(f"FEED_OBJECTIVE: {task!r} in {part!r} is no task; there are {', '.join(known)}: {EXAMPLE}")
             if task in found:
                 raise BadSetting(f"FEED_OBJECTIVE gives {task} twice, {found[task]:g} and {number}: leave one out")
             try:
@@ -44,7 +54,7 @@ class Objective:
                 raise BadSetting(f"FEED_OBJECTIVE: the weight of {part!r} must lie between {-LARGEST:g} and {LARGEST:g}")
         if found and not any(found.values()):
             raise BadSetting(f"FEED_OBJECTIVE={text!r} gives everything a weight of 0, so nothing could be ranked: {EXAMPLE}")
-        return cls(tuple((task, found[task]) for task in TASKS if found.get(task)))
+        return cls(tuple((task, found[task]) for task in known if found.get(task)))
 
     def among(self, tasks: Collection[str]) -> Self:
         """What of the table a version with heads for these tasks can follow; nothing, if nothing is left of what is wanted."""

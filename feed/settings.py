@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from feed import events, kinds
 from feed.address import Broker, Mechanism, Security, check_redis, check_servers, masked
 from feed.errors import BadSetting
-from feed.objective import Objective
+from feed.objective import TASKS, Objective
 
 PREFIX = "FEED_"
 DAY = 86_400.0
@@ -135,11 +135,10 @@ class Settings(BaseSettings):
         kinds.parse(text)
         return text
 
-    @field_validator("objective")
-    @classmethod
-    def _table_fits(cls, text: str) -> str:
-        Objective.parse(text)
-        return text
+    @model_validator(mode="after")
+    def _table_fits(self) -> "Settings":
+        Objective.parse(self.objective, (*TASKS, *(one.name for one in kinds.parse(self.kinds))))
+        return self
 
     @model_validator(mode="after")
     def _arms_fit(self) -> "Settings":

@@ -69,3 +69,12 @@ def test_the_policy_has_the_table_of_the_settings_and_a_bad_one_stops_any_proces
     monkeypatch.setenv("FEED_OBJECTIVE", "click=1 laugh=2")
     with pytest.raises(BadSetting, match=r"FEED_OBJECTIVE: 'laugh' in 'laugh=2' is no task"):
         settings.load()
+
+
+def test_a_kind_of_ones_own_is_a_task_whatever_the_order_of_the_settings(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEED_OBJECTIVE", "purchase=5 click=1")
+    with pytest.raises(BadSetting, match="'purchase' in 'purchase=5' is no task"):
+        settings.load()
+    monkeypatch.setenv("FEED_KINDS", "purchase=positive,weight=3")
+    assert str(Policy.of(settings.load()).objective) == "click=1 purchase=5"

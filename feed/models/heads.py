@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from feed import kinds
 from feed.events import Engagement, View, kind
 from feed.features.near import Nearby
 from feed.models.examination import WINDOW_SECONDS
 from feed.models.pairs import CHUNK, SAMPLED, Chunks, Log, Pair
 from feed.models.two_tower import NEAR, OF_PRIOR, WIDTH, TwoTower, scores
-from feed.objective import TASKS
+from feed.objective import TASKS, tasks
 
 DWELL_SECONDS = 10.0  # looked at for longer: in the simulated world most who clicked, hardly anybody else
 RIDGE, RIDGE_LOGIT = 10_000.0, 10.0
@@ -54,7 +55,8 @@ Heads = Mapping[str, Head]  # by task; a task of which the log knew nothing has 
 def followed(log: Log, pairs: Sequence[Pair]) -> np.ndarray:
     """What followed each pair's first engagement, that included, within `WINDOW_SECONDS`: bool (pairs, tasks)."""
     row = {(pair.user_id, pair.item_id): k for k, pair in enumerate(pairs)}
-    labels = np.zeros((len(pairs), len(TASKS)), np.bool_)
+    column = {task: k for k, task in enumerate(tasks())}
+    labels = np.zeros((len(pairs), len(column)), np.bool_)
     seconds = np.zeros(len(pairs))
     for event in log.events[min((pair.event for pair in pairs), default=0) :]:
         if not isinstance(event, Engagement):
@@ -64,9 +66,9 @@ def followed(log: Log, pairs: Sequence[Pair]) -> np.ndarray:
             continue
         if isinstance(event, View):
             seconds[k] += (event.dwell_ms or 0) / 1000
-        elif (name := kind(event)) in TASKS:
-            labels[k, TASKS.index(name)] = True
-    labels[:, TASKS.index("dwell")] = seconds > DWELL_SECONDS
+        else:
+            labels[k, column[kind(event)]] = True
+    labels[:, column["dwell"]] = seconds > DWELL_SECONDS
     return labels
 
 
@@ -90,7 +92,7 @@ def fit(z: np.ndarray, labels: np.ndarray) -> dict[str, Head]:
     columns = np.concatenate([z.sum(axis=1, keepdims=True) / logit, z / spread, np.ones((len(z), 1))], axis=1)
     middle = np.append(columns[:, :-1].mean(axis=0) if len(z) else np.zeros(1 + WIDTH), 0.0)
     ridge = np.array([RIDGE_LOGIT, *[RIDGE] * WIDTH, 0.0])
-    for k, task in enumerate(TASKS):
+    for k, task in enumerate(tasks()):
         y = labels[:, k].astype(np.float64)
         if len(y) and 0 < y.mean() < 1:
             found = _newton(columns - middle, y, ridge)
@@ -135,9 +137,9 @@ def figures(heads: Heads, fitted: np.ndarray, z: np.ndarray, labels: np.ndarray)
     The base rate is the share among the `fitted` ones. `fitted`, `labels`: what followed, bool (n, tasks), of the rows it was
     fitted on and of these, `z` float64 (n, 74), n > 0.
     """
-    found = {}
+    found, column = {}, {task: k for k, task in enumerate(tasks())}
     for task, head in heads.items():
-        y, base = labels[:, TASKS.index(task)], float(fitted[:, TASKS.index(task)].mean())
+        y, base = labels[:, column[task]], float(fitted[:, column[task]].mean())
         p = predicted(head, z)
         found[task] = {
             "predicted": float(p.mean()),
@@ -162,9 +164,13 @@ def to_tensors(heads: Heads) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Head]:
-    """What `to_tensors` gave. Raises `ValueError` where they are no heads of this code."""
+    """What `to_tensors` gave, also of kinds that FEED_KINDS names no more.
+
+    Raises `ValueError` where they are no heads of this code.
+    """
     found = {}
-    for task in TASKS:
+    own = sorted({name.partition(".")[0] for name in tensors} - set(TASKS))
+    for task in (*TASKS, *(name for name in own if kinds.NAME.fullmatch(name))):
         a, w, b = (tensors.get(f"{task}.{name}") for name in ("a", "w", "b"))
         if a is None or w is None or b is None:
             continue

@@ -3,8 +3,9 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
+from feed import kinds
 from feed.catalogue import Item, User
-from feed.events import Click, Comment, Hide, Impression, Like, Share, Shown, View, utc
+from feed.events import ENGAGEMENTS, Click, Comment, Hide, Impression, Like, Share, Shown, View, adopt, utc
 from feed.features.near import Nearby
 from feed.models import heads
 from feed.models.heads import Head
@@ -140,6 +141,19 @@ def test_what_followed_is_what_was_done_within_half_an_hour_of_the_first_look():
         ["hide"],
     ]
     assert heads.followed(log, pairs[1:]).tolist() == labels[1:].tolist()
+
+
+def test_a_kind_of_ones_own_has_a_head_which_stays_when_the_kind_is_named_no_more():
+    adopt(kinds.parse("purchase=positive"))
+    log = Log([Item(item_id=i) for i in "ab"], [], [event(ENGAGEMENTS["purchase"], 0, "a"), event(View, 1, "b")])
+    assert heads.followed(log, pairs_of(log)).tolist() == [[False] * 6 + [True], [False] * 7]
+    z, draw = rows(4000), np.random.default_rng(1)
+    bought = draw.random((4000, 1)) < chances(z, 1.0, np.zeros(WIDTH), -1.0)[:, None]
+    found = heads.fit(z, np.concatenate([np.zeros((4000, 6), bool), bought], axis=1))
+    assert list(found) == ["purchase"]
+    assert heads.predicted(found["purchase"], z).mean() == pytest.approx(bought.mean(), rel=0.01)
+    adopt()
+    assert list(heads.from_tensors(heads.to_tensors(found))) == ["purchase"]
 
 
 def test_heads_are_the_same_after_a_journey_as_tensors_and_others_are_refused_by_name():
