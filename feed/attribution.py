@@ -9,8 +9,8 @@ window closes and its example is complete. The clock is the partition's: its new
   if none comes as long as the window is open, it was too late
 * an engagement after its window: too late; it changes features, as every event does, but no example. How long ago that was does
   not matter: of a request that is named and not known, nothing is made but with its impression
-* an engagement that names no request and that no impression explains: an *organic* example, the first time that the user meets
-  the item; but of one that happened more than `seconds` before the clock, nothing: items would be frozen as they became since
+* an engagement that names no request and that no impression explains: an *organic* example, unless the user has consumed the
+  item before; but of one that happened more than `seconds` before the clock, nothing: items would be frozen as they are now
 * an impression that comes late has its whole window, counted from the clock at its arrival
 
 Everything follows from the order of the events, not from how they are grouped; only an idle partition is closed from outside.
