@@ -34,7 +34,6 @@ from feed.examples import Example, Row
 from feed.features.frozen import FrozenItems, freeze_user
 from feed.features.user import UserState, consumed
 
-NEGATIVES = 10  # items drawn beside an organic engagement
 WINDOWS = 20  # open at once of one user; one more closes the oldest
 JOINED = 500  # events in one window; what comes on top is in the features only
 REMEMBERED = 50  # closed requests of one user, for one more window's length
@@ -214,8 +213,8 @@ class Attribution:
         elif event.at < before - self._seconds:
             self._late += 1
         elif event.item_id not in consumed(state):
-            drawn = self._items.draw(NEGATIVES, crc32(event.event_id.encode()), {event.item_id, *consumed(state)})
-            rows = [Row(item) for item in (self._items[event.item_id], *drawn)]
+            drawn = self._items.draw(state, crc32(event.event_id.encode()), {event.item_id, *consumed(state)})
+            rows = [Row(self._items[event.item_id]), *(Row(item, stands_for=n) for item, n in drawn)]
             self._open(pending, event, state, offset, event.event_id, rows, before, organic=True).join(event)
 
     def _window_of(self, pending: Pending, event: Engagement) -> Window | None:

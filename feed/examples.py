@@ -29,7 +29,8 @@ class Row(Struct, frozen=True, omit_defaults=True):
 
     `item` as it was when shown; `position` (0 = top), `score`, `propensity` and `source` as the impression told them (None in
     an organic example); `labels`: how often each kind of engagement followed; `dwell_ms`: of all its views together; `near`:
-    what the user's history said of the item (see `feed.features.near`), which `UserFeatures.near` has of few items only.
+    what the user's history said of the item (see `feed.features.near`), which `UserFeatures.near` has of few items only;
+    `stands_for`: of an item drawn by chance beside an organic engagement, how many could have been drawn in its place.
     """
 
     item: ItemFeatures
@@ -40,6 +41,7 @@ class Row(Struct, frozen=True, omit_defaults=True):
     labels: dict[str, Count] = {}
     dwell_ms: Count = 0
     near: tuple[Said, Said] = UNSAID
+    stands_for: Annotated[float, Meta(ge=0, le=LARGEST_WHOLE)] = 0.0
 
     @property
     def positive(self) -> bool:
@@ -58,7 +60,7 @@ class Example(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     `source` is the partition of `interactions` it came from, `sequence` the offset there of the impression (or organic
     engagement). `cut_at`: the offset of the record that closed its window early, because its user had too many. By these three
     a reader drops copies (`is_new`). `at`: when it was shown, seconds since 1970. Organic: `rows[0]` is the item engaged with,
-    the others were drawn uniformly from the catalogue; nothing is known of whether they were seen.
+    the others were drawn by chance (see `FrozenItems.draw`); nothing is known of whether they were seen.
     """
 
     source: Count

@@ -36,7 +36,7 @@ from feed.models.examination import Examination
 from feed.models.heads import Heads
 from feed.models.pairs import CHUNK, ChunkCollector, Chunks, Log, Pair, pairs_of, replay
 from feed.models.train import Trained, train
-from feed.models.two_tower import TwoTower, logit_alone, scores
+from feed.models.two_tower import TwoTower, scores
 from feed.registry import Registry
 from feed.settings import FUTURE_SECONDS
 
@@ -113,10 +113,9 @@ def run(
     looks = examination.of(log.events)
     outcome = register(Registry(registry), trained, frozen.space, about, found, looks)
     console.print(table(figures))
-    unchanged = torch.equal(trained.model.fusion, logit_alone())
     console.print(
-        ("The score is the logit alone: counts and co-visitation did not improve held-out positives (" if unchanged
-         else "Counts and co-visitation are part of the score (") + f"{fitted_to}).",
+        ("Counts and co-visitation are part of the score (" if trained.model.fused
+         else "The score is the logit alone: counts and co-visitation did not improve held-out positives (") + f"{fitted_to}).",
         highlight=False,
     )  # fmt: skip
     learned, popular = (figures[name].get("auc", {}).get("mean", 0.0) for name in ("learned", "popular"))
@@ -195,8 +194,9 @@ def learn(log: Log, slices: Slices, progress: Progress, *, epochs: int = EPOCHS,
         frozen.space, frozen.chunks, lambda model: auc(model, frozen.judged), epochs=epochs, seed=seed,
         stepped=lambda step, steps: progress.update(task, completed=step, total=steps),
     )  # fmt: skip
-    weights, fitted_to = fusion.fit(fusion.collect(trained.model, frozen.space, log, slices.judged, seed))
+    weights, squares, fitted_to = fusion.fit(fusion.collect(trained.model, frozen.space, log, slices.judged, seed))
     trained.model.fusion.copy_(weights)
+    trained.model.fusion_squares.copy_(squares)
     return frozen, trained, fitted_to
 
 

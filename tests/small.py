@@ -10,6 +10,7 @@ import torch
 from feed.catalogue import Item, User
 from feed.events import Click, utc
 from feed.features import BatchState, FeatureSpace, UserState
+from feed.features.near import columns
 from feed.io.recovery import Recovery
 from feed.io.redis import CATALOGUE, WIPING, Change, FeatureStore, connect
 from feed.models import snapshot as snapshots
@@ -63,7 +64,7 @@ def logits(trained: Snapshot, state: BatchState, users: Sequence[UserState]) -> 
         v = trained.model.item_vectors(trained.space.item_inputs(state.items, None, NOW)).double()
     rows, found = np.arange(len(state.items)), np.zeros((len(u), len(v)))
     for k, user in enumerate(users):
-        said = state.items.nearby(user).at(rows)
+        said = columns(state.items.nearby(user).at(rows))
         found[k] = [float(u[k] @ v[i]) + float(u[k, -NEAR:] @ torch.from_numpy(said[i]).double()) for i in rows]
     return found
 

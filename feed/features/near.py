@@ -1,60 +1,75 @@
 """What the people of a person's items took beside them: co-visitation of the rows of an item table, kept as items come and go.
 
-When a user whose positives are j_0, j_1, ... (the latest first, each once) takes an item i that is none of the latest 50,
+A user takes an item by a positive, or by anything but hiding that no feed asked for: who comes to an item without being led
+there has chosen it, liked or not. When a user who took j_0, j_1, ... (the latest first, each once) takes an item i that is none
+of the latest 50,
 
     taken[i] += 1,   D[i, j_k] += round(1000 * 0.9^k)   for k < 50
 
-Whole numbers, so that any number of writers may add to them in any order; row i is what one positive changes, and it travels
+Whole numbers, so that any number of writers may add to them in any order; row i is what one take changes, and it travels
 as one hash; one of more than `LONGEST` items keeps the larger half. In memory D is held by its rows and by its columns, since a
-history asks for both. What it says of each item are two columns, by what was taken together and by what came next:
+history asks for both. What it says of each item is how much was taken together, and how much came next:
 
     x_i = sum_k 0.9^k (D[i, j_k] + D[j_k, i]) / 1000 / sqrt(taken[j_k] + 1) / sqrt(taken[i] + 5)
     y_i = sum_k 0.9^k D[i, j_k] / 1000 / sqrt(taken[j_k] + 1) / sqrt(taken[i] + 5)
-    column = log(1 + x / 0.05), and of y
 
-which is 0 of all that nobody of these people took. `feed.features.covisitation` has the references.
+A model reads them in three forms: log(1 + x / 0.05), log(1 + x / 0.001), which tells a pair or two from none, and 3 x, which
+tells much from very much. All are 0 of what nobody of these people took. `feed.features.covisitation` has the references.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from feed.events import POSITIVES, Engagement, Event, kind
+from feed.events import Event
 from feed.features.covisitation import CoVisitation, Relation
 from feed.features.pair_counts import BoundedRows
-from feed.features.user import UserState
+from feed.features.user import CHOSEN, UserState, takes
 
 NEXT = Relation(0.9, 50)
-COLUMNS = ("together", "next")
+SAID = ("together", "next")
+FORMS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+    lambda x: np.log1p(x / np.float32(0.05)), lambda x: np.log1p(x / np.float32(0.001)), lambda x: np.float32(3.0) * x,
+)  # fmt: skip
+COLUMNS = len(SAID) * len(FORMS)
 LONGEST = 256  # items of a row; above this the smaller half of the amounts is given up
 LARGEST = 2**30  # an amount: a million takes side by side, and far from where 32 bits end
-FLOOR = 0.05  # of x: what a pair or two says is little more than nothing; with 0.001 the columns lost a little on films
+
+
+def columns(said: np.ndarray) -> np.ndarray:
+    """What a model reads of `said` float (..., 2), x and y: float32 (..., `COLUMNS`), form by form."""
+    return np.concatenate([form(said.astype(np.float32)) for form in FORMS], axis=-1)
+
+
+def first_form(said: np.ndarray) -> np.ndarray:
+    """The first 2 of `columns`, float32 (..., 2)."""
+    return np.asarray(FORMS[0](said.astype(np.float32)))
 
 
 class Nearby(NamedTuple):
-    """What a history says: `rows` int64 (k,) of the items it says anything of, ascending, and `values` float32 (k, 2)."""
+    """What a history says: `rows` int64 (k,), ascending, of the items it speaks of, and `said` float32 (k, 2), x and y."""
 
     rows: np.ndarray
-    values: np.ndarray
+    said: np.ndarray
 
     def at(self, rows: np.ndarray) -> np.ndarray:
-        """float32 (m, 2): the values of the items in `rows` int64 (m,), 0 where nothing is said."""
-        found = np.zeros((len(rows), len(COLUMNS)), np.float32)
+        """float32 (m, 2): what is said of the items in `rows` int64 (m,), 0 where nothing is."""
+        found = np.zeros((len(rows), len(SAID)), np.float32)
         if len(self.rows):
             place = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
             there = self.rows[place] == rows
-            found[there] = self.values[place[there]]
+            found[there] = self.said[place[there]]
         return found
 
     def among(self, chosen: np.ndarray) -> "Nearby":
         """What is said of the rows for which `chosen`, bool (n,), is True."""
         kept = chosen[self.rows]
-        return self if kept.all() else Nearby(self.rows[kept], self.values[kept])
+        return self if kept.all() else Nearby(self.rows[kept], self.said[kept])
 
 
-NOTHING = Nearby(np.zeros(0, np.int64), np.zeros((0, len(COLUMNS)), np.float32))
+NOTHING = Nearby(np.zeros(0, np.int64), np.zeros((0, len(SAID)), np.float32))
 
 
 class Taken(NamedTuple):
@@ -65,9 +80,9 @@ class Taken(NamedTuple):
 
 
 def taken(state: UserState, event: Event) -> Taken | None:
-    """What the event says that comes to a user in this state; None if it is no positive, or its item is among the latest 50."""
-    before: list[str] = state["recent"]
-    if not isinstance(event, Engagement) or kind(event) not in POSITIVES or event.item_id in before:
+    """What the event says that comes to a user in this state; None if it takes nothing, or one of the latest 50 items."""
+    before: list[str] = state[CHOSEN.name]
+    if not takes(event) or event.item_id in before:
         return None
     return Taken(event.item_id, dict(zip(reversed(before), NEXT.amounts.tolist(), strict=False)))
 
@@ -126,7 +141,7 @@ class Near:
             )
         together = came_before + came_next
         rows = np.flatnonzero(together)
-        return Nearby(rows, np.log1p(np.stack([together[rows], came_next[rows]], axis=1) / np.float32(FLOOR)))
+        return Nearby(rows, np.stack([together[rows], came_next[rows]], axis=1))
 
     def _set_column(self, others: np.ndarray, row: int, amounts: np.ndarray) -> None:
         more = amounts - self._by_column.of_column(others, row)  # which at its bound has given up others than the rows have

@@ -27,7 +27,7 @@ from feed.features.inputs import Inputs, InputSpec
 from feed.features.items import ItemTable
 from feed.features.user import PROFILE, UserState
 
-FORMAT = 4  # raise when the meaning of any feature changes: old weights are then refused
+FORMAT = 5  # raise when the meaning of any feature changes: old weights are then refused
 VOCABULARY_BOUND = 50_000
 ITEM_EVIDENCE = 5  # positives an item needs before it has a row of its own
 VOCABULARY_OF_BAG = {

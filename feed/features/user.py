@@ -8,10 +8,10 @@ import base64
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from feed.catalogue import Item, User
-from feed.events import COMMON, POSITIVES, TRAITS, Engagement, Event, Hide, View, kind
+from feed.events import COMMON, NEGATIVES, POSITIVES, TRAITS, Engagement, Event, Hide, View, kind
 from feed.features import bloom
 
 UserState = dict[str, Any]
@@ -164,6 +164,14 @@ class Hidden(UserFeature):
         return part
 
 
+def _moved(part: list[str], item_id: str) -> list[str]:
+    if item_id in part:
+        part.remove(item_id)
+    part.append(item_id)
+    del part[:-RECENT]
+    return part
+
+
 class Recent(UserFeature):
     """The last `RECENT` items of positives (clicked, liked, ...), oldest first; weighted 0.9^k at k steps back."""
 
@@ -175,18 +183,34 @@ class Recent(UserFeature):
 
     def update(self, part: list[str], event: Event, items: Mapping[str, Item]) -> list[str]:
         """A positive moves its item to the end."""
-        if isinstance(event, Engagement) and kind(event) in POSITIVES:
-            if event.item_id in part:
-                part.remove(event.item_id)
-            part.append(event.item_id)
-            del part[:-RECENT]
-        return part
+        return _moved(part, event.item_id) if isinstance(event, Engagement) and kind(event) in POSITIVES else part
 
     def weights(self, part: list[str], now: float) -> Sequence[tuple[str, float]]:
         """Sum 0.9^k e(item) / sqrt(sum 0.9^k), as weights."""
         decay = [0.9**k for k in range(len(part))]
         norm = sum(decay) ** 0.5
         return [(item, w / norm) for item, w in zip(reversed(part), decay, strict=True)]
+
+
+def takes(event: Event) -> TypeGuard[Engagement]:
+    """Whether the user chose the item: clicked, liked, shared or commented, or came to it without a feed that showed it."""
+    if not isinstance(event, Engagement) or kind(event) in NEGATIVES:
+        return False
+    return kind(event) in POSITIVES or event.request_id is None
+
+
+class Chosen(UserFeature):
+    """The last `RECENT` items taken (see `takes`), oldest first: what `feed.features.near` reads."""
+
+    name = "chosen"
+
+    def start(self) -> list[str]:
+        """Nothing taken."""
+        return []
+
+    def update(self, part: list[str], event: Event, items: Mapping[str, Item]) -> list[str]:
+        """A take moves its item to the end."""
+        return _moved(part, event.item_id) if takes(event) else part
 
 
 class Affinity(UserFeature):
@@ -317,11 +341,12 @@ class LastContext(UserFeature):
         return part
 
 
+CHOSEN = Chosen()
 CATEGORIES = Affinity("categories", 24)
 AFFINITIES = (CATEGORIES, Affinity("creators", 24), Affinity("tags", 32))
 LATELY = (Lately("lately_categories", "categories", 24), Lately("lately_tags", "tags", 32))
 USER_FEATURES: tuple[UserFeature, ...] = (
-    Counts(), Dwell(), Last(), LastContext(), *AFFINITIES, *LATELY, Recent(), Seen(), Hidden(), EventIds(),
+    Counts(), Dwell(), Last(), LastContext(), *AFFINITIES, *LATELY, Recent(), CHOSEN, Seen(), Hidden(), EventIds(),
 )  # fmt: skip
 NUMERIC = tuple(name for feature in USER_FEATURES for name in feature.values)
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from feed.errors import last_line
 from feed.examples import Example, RaiseRate, Record, Restart, SetAside, is_new
 from feed.features import FeatureSpace
+from feed.learning import fusion
 from feed.learning.growth import Entered, Growth, changes
 from feed.learning.guard import Guard
 from feed.learning.loss import Prepared, join, loss, prepare, viewed
@@ -258,6 +259,7 @@ class Learner:
         value, norm = float(found.detach()), self.weights.optimiser.norm()
         refused = p.guard.refuses(value, norm)
         if refused is None:
+            self._fuse(new, fresh)  # by logits that have not learned from these examples
             self.weights.optimiser.step(self.rate)
             self.weights.approach()
             p.since += 1
@@ -270,6 +272,13 @@ class Learner:
         if math.isfinite(fresh_loss):
             p.running_loss = fresh_loss if p.running_loss is None else p.running_loss + CURVE * (fresh_loss - p.running_loss)
         return Step(fresh_loss, value, norm, refused)
+
+    def _fuse(self, new: list[Example], fresh: list[Prepared]) -> None:
+        average, live = self.weights.average, self.weights.live
+        if average.fused:
+            fusion.learn(average, [one for of, one in zip(new, fresh, strict=True) if of.organic])
+            for mine, learned in ((live.fusion, average.fusion), (live.fusion_squares, average.fusion_squares)):
+                mine.copy_(learned)
 
     def _grow(self, new: list[Example]) -> None:
         step = self.progress.steps

@@ -11,7 +11,7 @@ the users' tastes had changed, was 0.348 and 0.351 for the frozen weights, 0.390
 before the change all were within 0.004 of each other.
 
 A row nobody looked at is no evidence: people look at the first places, so it would teach the place. The other items of an
-organic example count among the drawn ones.
+organic example count among the drawn ones, each in proportion to how many it stands for.
 
 Whoever did something with a row looked at it. Where the weights come from a log without views, they bring how often each place
 is looked at (`feed.models.examination`), and of the rows without a label as many pass as looked at, drawn with
@@ -33,18 +33,20 @@ from torch.nn.functional import softplus
 from feed.examples import Example
 from feed.features import FeatureSpace, Inputs
 from feed.features.frozen import ItemFeatures, NearItem, nearby
-from feed.features.near import COLUMNS as NEAR
+from feed.features.near import SAID, first_form
 from feed.models.examination import PLACES, Examination
 from feed.models.train import LEFT_WEIGHT
 from feed.models.two_tower import VECTOR, TwoTower, near_logits
 
 SAMPLED_WEIGHT = 1.0
+BESIDE = 10.0  # drawn items of the step that those drawn beside an organic engagement count as, together
 
 
 class Prepared(NamedTuple):
     """An example of k rows as model inputs: `user` (1 row), `items` (k rows), and per row, bool (k,): taken; looked at and
-    left; drawn by chance. `met`: ids of items that are no negatives of this user. `near` float32 (k, 2): what the user's
-    history says of the rows; `nearest`: of other items, as in `UserFeatures.near`.
+    left. `drawn` float32 (k,): how many items a row stands for that was drawn by chance, 0 of all others. `met`: ids of items
+    that are no negatives of this user. `near` float32 (k, 2): what the user's history says of the rows; `nearest`: of other
+    items, as in `UserFeatures.near`.
     """
 
     user: Inputs
@@ -60,9 +62,10 @@ class Prepared(NamedTuple):
 class Rows(NamedTuple):
     """n examples of R rows in all, and s drawn items.
 
-    `users`: n rows; `items`: R + s rows, the drawn ones last; `owner` int64 (R,): which example a row is of; `positive`,
-    `left`, `drawn` bool (R,); `negative` bool (n, s): the user is not known to have met the drawn item; `near` float32 (R, 2),
-    `near_drawn` float32 (n, s, 2): what the user's history says of the row and of the drawn items.
+    `users`: n rows; `items`: R + s rows, those drawn for the step last; `owner` int64 (R,): which example a row is of;
+    `positive`, `left` bool (R,); `drawn` float32 (R,): what rows count that were drawn beside their example's, `BESIDE` in all;
+    `negative` bool (n, s): the user is not known to have met the drawn item; `near` float32 (R, 2), `near_drawn` float32
+    (n, s, 2): what the user's history says of the row and of the drawn items.
     """
 
     users: Inputs
@@ -85,7 +88,7 @@ def prepare(example: Example, space: FeatureSpace, examination: Examination | No
     history = {item_id for item_id, _ in example.user.bags["recent"]}
     positive = np.array([row.positive for row in rows], bool)
     looked = np.array([bool(row.labels) for row in rows], bool)
-    drawn = np.array([example.organic and k > 0 and row.item.item_id not in history for k, row in enumerate(rows)], bool)
+    drawn = np.array([0.0 if row.item.item_id in history else row.stands_for for row in rows], np.float32)
     if example.organic:
         positive[1:] = looked[1:] = False
     elif examination is not None and not viewed(example):
@@ -116,17 +119,20 @@ def _passing(example: Example, examination: Examination) -> np.ndarray:
 def join(examples: Sequence[Prepared], sampled: Sequence[ItemFeatures], space: FeatureSpace) -> Rows:
     """At least one example, and the items drawn for the step, all different."""
     place = {item.item_id: k for k, item in enumerate(sampled)}
-    near_drawn = np.zeros((len(examples), len(sampled), len(NEAR)), np.float32)
+    near_drawn = np.zeros((len(examples), len(sampled), len(SAID)), np.float32)
     for of, one in zip(near_drawn, examples, strict=True):
         said = nearby(one.nearest, place)
-        of[said.rows] = said.values
+        of[said.rows] = said.said
+    owner = np.repeat(np.arange(len(examples)), [len(one.positive) for one in examples])
+    drawn = np.concatenate([one.drawn for one in examples])
+    together = np.maximum(np.bincount(owner, drawn, minlength=len(examples)), 1e-9)
     return Rows(
         Inputs.concat([one.user for one in examples]),
         Inputs.concat([*(one.items for one in examples), space.frozen_items(sampled)]),
-        np.repeat(np.arange(len(examples)), [len(one.positive) for one in examples]),
+        owner,
         np.concatenate([one.positive for one in examples]),
         np.concatenate([one.left for one in examples]),
-        np.concatenate([one.drawn for one in examples]),
+        (BESIDE * drawn / together[owner]).astype(np.float32),
         np.array([[item.item_id not in one.met for item in sampled] for one in examples], bool).reshape(len(examples), -1),
         np.concatenate([one.near for one in examples]),
         near_drawn,
@@ -139,9 +145,9 @@ def loss(model: TwoTower, rows: Rows) -> Tensor:
     owner = torch.from_numpy(rows.owner)
     positive, left = torch.from_numpy(rows.positive), torch.from_numpy(rows.left)
     mine = u.index_select(0, owner)
-    near = near_logits(mine, torch.from_numpy(rows.near)[:, None])[:, 0]
+    near = near_logits(mine, torch.from_numpy(first_form(rows.near))[:, None])[:, 0]
     own = (mine[:, :VECTOR] * v[: len(owner)]).sum(dim=1) + near
-    sampled = u[:, :VECTOR] @ v[len(owner) :].T + near_logits(u, torch.from_numpy(rows.near_drawn))
+    sampled = u[:, :VECTOR] @ v[len(owner) :].T + near_logits(u, torch.from_numpy(first_form(rows.near_drawn)))
     taken = torch.zeros(len(rows.users)).index_add_(0, owner, positive.float())  # positive rows of each example
     weight, drawn = torch.from_numpy(rows.negative) * taken[:, None], torch.from_numpy(rows.drawn) * taken[owner]
     negatives = (softplus(sampled) * weight).sum() + (softplus(own) * drawn).sum()

@@ -7,8 +7,8 @@
 over positives r that the towers were not trained on, each against the items that its user could have been shown at that moment
 (a sample of them, each standing for as many as were left out), with columns in units of their standard deviation. A softmax
 over a log learns what was shown as well as what is liked. Where the log says with which propensity q a positive was shown, its
-weight is o = 1 / max(q, CLIP), which takes the showing out; elsewhere o = 1. The constant column, which no softmax sees, then
-keeps the mean score of the positives where their mean logit was.
+weight is o = CLIP / max(q, CLIP), which takes the showing out; elsewhere o = 1. The constant column, which no softmax sees,
+then keeps the mean score of the positives where their mean logit was.
 
 References: McFadden 1974, "Conditional Logit Analysis of Qualitative Choice Behavior"; Schnabel et al. 2016, "Recommendations
 as Treatments: Debiasing Learning and Evaluation" (inverse propensities).
@@ -24,9 +24,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from feed.events import Impression
 from feed.features import BatchState, FeatureSpace, consumed
+from feed.features.near import columns
 from feed.features.space import SEGMENTS
 from feed.models.pairs import Log, Pair, replay, visits_of
-from feed.models.two_tower import FUSED, NEAR, VECTOR, TwoTower, logit_alone
+from feed.models.two_tower import FUSED, NEAR, NEAR_OF_LOGIT, VECTOR, TwoTower, logit_alone
 
 POSITIVES = 2000  # the newest ones that weights are fitted to
 SKIPPED = 10  # viewed and skipped, at most so many a positive
@@ -45,7 +46,7 @@ CONSTANT = FUSED - NEAR - 1  # the column that is the same for all
 
 
 class Choices(NamedTuple):
-    """k positives, in row 0 of m: `x` float32 (k, m, 11), the columns of the score.
+    """k positives, in row 0 of m: `x` float32 (k, m, FUSED), the columns of the score.
 
     Rows 1 to `SKIPPED` are items that the user viewed in the same visit and skipped, `skipped` int64 (k,) of them; the rest
     are drawn candidates. `stands_for` float32 (k, m): log of how many items a candidate stands for, -inf where there is none.
@@ -82,8 +83,8 @@ def collect(model: TwoTower, space: FeatureSpace, log: Log, pairs: Sequence[Pair
             user = users.setdefault(pair.user_id, len(users))
             inputs = space.user_inputs([state.user(pair.user_id)], pair.at)
             u = model.user_logits(inputs)[0]
-            near = torch.from_numpy(table.nearby(state.user(pair.user_id)).at(rows))
-            logits = vectors[rows] @ u[:VECTOR] + near @ u[VECTOR:]
+            near = torch.from_numpy(columns(table.nearby(state.user(pair.user_id)).at(rows)))
+            logits = vectors[rows] @ u[:VECTOR] + near[:, :NEAR_OF_LOGIT] @ u[VECTOR:]
             x = torch.cat([logits[:, None], torch.from_numpy(table.prior(pair.at, rows)), near], dim=1)
             found.append((x, stands_for, int(inputs.segment[0]), _propensity(log, pair), len(skipped), user))
     xs, stands, *rest = zip(*found, strict=True) if found else ((),) * 6
@@ -119,17 +120,18 @@ def _propensity(log: Log, pair: Pair) -> float:
     return np.nan if known is None else known
 
 
-def fit(choices: Choices) -> tuple[Tensor, str]:
-    """The fusion weights float32 (3, 11), and in a few words how they came about.
+def fit(choices: Choices) -> tuple[Tensor, Tensor, str]:
+    """The fusion weights float32 (3, FUSED), the squares that go with them (4, FUSED), and in a few words how they came about.
 
     The score stays the logit unless more is proven: first the same change for everybody, then one for each segment. On
     positives that it was not fitted to (`FOLDS`-fold by user, 95 % interval over users), each must be proven to lower the loss;
     and by more than `WORTH` times what it costs of their AUC among what the same user viewed, where what only follows the
     showing loses.
     """
-    chosen, weights, summary = _weighted(choices)
+    chosen, sizes, summary = _weighted(choices)
     if len(chosen) < FEWEST:
-        return logit_alone(), f"{summary}: too few, {FEWEST} are needed"
+        return logit_alone(), torch.ones(1 + len(SEGMENTS), FUSED), f"{summary}: too few, {FEWEST} are needed"
+    weights = sizes / sizes.mean()
     x, segment = choices.x[chosen].double(), torch.from_numpy(choices.segment[chosen])
     stands_for, skipped = choices.stands_for[chosen].double(), torch.from_numpy(choices.skipped[chosen])
     spread = x[stands_for > -torch.inf].std(dim=0)
@@ -151,10 +153,11 @@ def fit(choices: Choices) -> tuple[Tensor, str]:
         if not least > 0 or not _mean(gain) > WORTH * _mean(harm):
             break
         change, best, auc = whole, held_out, held_out_auc
-    change = logit_alone().double() + change / spread
+    found = logit_alone().double() + change / spread
     positives = x[:, 0]
-    change[:, CONSTANT] += (positives[:, 0] - (positives * change[segment]).sum(dim=1)).mean()
-    return change.float(), f"{summary}, nats a positive: {'; '.join(gains)}"
+    found[:, CONSTANT] += (positives[:, 0] - (positives * found[segment]).sum(dim=1)).mean()
+    squares = _squares(rows, change, spread, sizes)
+    return found.float(), squares.float(), f"{summary}, nats a positive: {'; '.join(gains)}"
 
 
 def _mean(values: Tensor) -> float:
@@ -183,7 +186,7 @@ class _Rows(NamedTuple):
         return _Rows(*(column[rows] for column in self))
 
     def scores(self, w: Tensor) -> Tensor:
-        """float64 (k, m), for a change of everybody's weights (11,) or of each row's (k, 11)."""
+        """float64 (k, m), for a change of everybody's weights (FUSED,) or of each row's (k, FUSED)."""
         return self.logits + torch.einsum("kmd,kd->km", self.x, w.expand(len(self.x), FUSED))
 
     def losses(self, scores: Tensor) -> Tensor:
@@ -198,8 +201,18 @@ class _Rows(NamedTuple):
         return (above.sum(dim=1) / self.skipped)[self.skipped > 0]
 
 
+def _squares(rows: _Rows, change: Tensor, spread: Tensor, sizes: Tensor) -> Tensor:
+    """float64 (4, FUSED): 1 + the squared slopes of all positives, and of each segment's; see `feed.learning.fusion`."""
+    p = (rows.scores(change[rows.segment]) + rows.stands_for).softmax(dim=1)
+    slopes = sizes[:, None] * (torch.einsum("km,kmd->kd", p, rows.x) - rows.x[:, 0]) * spread
+    squares = torch.ones(1 + len(SEGMENTS), FUSED, dtype=torch.float64)
+    squares[0] += slopes.square().sum(dim=0)
+    squares.index_add_(0, 1 + rows.segment, slopes.square())
+    return squares
+
+
 def _fitted(rows: _Rows, by_segment: bool, begin: Tensor) -> Tensor:
-    """float64 (3, 11), searched from `begin`."""
+    """float64 (3, FUSED), searched from `begin`."""
     shared = _newton(rows, torch.zeros(FUSED, dtype=torch.float64), RIDGE, begin.mean(dim=0))
     if not by_segment:
         return shared.expand(len(SEGMENTS), FUSED).clone()
@@ -207,7 +220,7 @@ def _fitted(rows: _Rows, by_segment: bool, begin: Tensor) -> Tensor:
 
 
 def _newton(rows: _Rows, centre: Tensor, ridge: float, begin: Tensor) -> Tensor:
-    """The weights (11,) of least loss, by Newton's method with halved steps from `begin`."""
+    """The weights (FUSED,) of least loss, by Newton's method with halved steps from `begin`."""
     ridges = ridge * torch.eye(FUSED, dtype=torch.float64)
 
     def objective(w: Tensor) -> Tensor:
@@ -237,9 +250,9 @@ def _weighted(choices: Choices) -> tuple[np.ndarray, Tensor, str]:
     if not np.isfinite(q).any():
         return np.arange(len(q)), torch.ones(len(q), dtype=torch.float64), f"{len(q)} positives against the catalogue"
     chosen = np.flatnonzero(q < 1)
-    weights = 1.0 / np.maximum(q[chosen], CLIP)
+    weights = CLIP / np.maximum(q[chosen], CLIP)
     effective = float(weights.sum() ** 2 / (weights**2).sum()) if len(weights) else 0.0
     how = f"{len(chosen)} positives weighted by their propensities ({effective:.0f} effective ones)"
     if effective < FEWEST:
         return chosen[:0], torch.ones(0, dtype=torch.float64), how
-    return chosen, torch.from_numpy(weights / weights.mean()), how
+    return chosen, torch.from_numpy(weights), how

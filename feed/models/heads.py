@@ -1,13 +1,13 @@
 """What follows a look, predicted on the shared towers: one calibrated logistic head a task. The towers learn nothing from them.
 
-    P_k(u, i) = sigmoid(a_k <u, v> + <w_k, u * v> + b_k),   given that u looks at i
+    P_k(u, i) = sigmoid(a_k logit + <w_k, z> + b_k),   given that u looks at i
 
-u and v are the vectors of `feed.models.two_tower`, 74 numbers each; the last two of v hold what co-visitation says of the pair.
-u * v is the product number by number, whose sum is the score <u, v>: a head may weigh the 74 numbers otherwise than the score
-does. By maximum likelihood less RIDGE / 2 |w|² and RIDGE_LOGIT / 2 a², in units in which <u, v>, and u * v on average over the
-numbers of the logit and over those of the prior, have a standard deviation of 1: a task with few events is left with
-a_k <u, v> + b_k, one with next to none with its base rate. b is free: over the rows it was fitted on a head predicts as many
-events as there were.
+z holds what the logit is the sum of, number by number (u * v and co-visitation), and, where the score has them, the counts and
+the age of the item prior: a head may weigh these otherwise than the score does, and needs no new fit when the fusion weights
+move (`TwoTower.terms`). By maximum likelihood less RIDGE / 2 |w|² and RIDGE_LOGIT / 2 a², in units in which the logit, and z
+on average over the numbers of the logit and over those of the prior, have a standard deviation of 1: a task with few events is
+left with a_k logit + b_k, one with next to none with its base rate. b is free: over the rows it was fitted on a head predicts
+as many events as there were.
 
 RIDGE is larger than held-out log-loss asks for (that was least with 300). A log shows what its own ranking chose, which may
 have known of tastes that no feature tells; then w learns that what is little known and was shown all the same is liked, and
@@ -26,10 +26,10 @@ from torch import Tensor
 
 from feed import kinds
 from feed.events import Engagement, View, kind
-from feed.features.near import Nearby
+from feed.features.near import SAID, Nearby, columns
 from feed.models.examination import WINDOW_SECONDS
 from feed.models.pairs import CHUNK, SAMPLED, Chunks, Log, Pair
-from feed.models.two_tower import NEAR, OF_PRIOR, WIDTH, TwoTower, scores
+from feed.models.two_tower import NEAR, OF_LOGIT, OF_PRIOR, WIDTH, TwoTower, scores
 from feed.objective import TASKS, tasks
 
 DWELL_SECONDS = 10.0  # looked at for longer: in the simulated world most who clicked, hardly anybody else
@@ -38,15 +38,15 @@ STEPS = 50
 
 
 class Head(NamedTuple):
-    """One task's numbers; `w` float32 (74,)."""
+    """One task's numbers; `w` float32 (WIDTH,)."""
 
     a: float
     w: Tensor
     b: float
 
     def logits(self, users: Tensor, items: Tensor, near: Sequence[Nearby]) -> Tensor:
-        """`users` (n, 74), `items` (m, 74) and what each history says, as for `scores` -> float32 (n, m)."""
-        return scores(users * (self.a + self.w), items, near) + self.b
+        """`users` (n, WIDTH), see `TwoTower.terms`, `items` (m, WIDTH), what each history says of them -> float32 (n, m)."""
+        return scores(users * (self.a * OF_LOGIT + self.w), items, near) + self.b
 
 
 Heads = Mapping[str, Head]  # by task; a task of which the log knew nothing has none
@@ -73,29 +73,31 @@ def followed(log: Log, pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def products(model: TwoTower, chunks: Chunks) -> np.ndarray:
-    """u * v of each pair of the chunks, in order, co-visitation in its places of v; float64 (pairs, 74)."""
+    """z of each pair of the chunks, in order; float64 (pairs, WIDTH)."""
     own = (np.arange(len(chunks))[:, None] * (CHUNK + SAMPLED) + np.arange(CHUNK)).ravel()
     with torch.no_grad():
-        u, v = model.user_vectors(chunks.users), model.item_vectors(chunks.items.take(own))
-        v[:, -NEAR:] = torch.from_numpy(chunks.near[:, :, 0].reshape(-1, NEAR)).float()
+        u, v = model.terms(chunks.users), model.item_vectors(chunks.items.take(own))
+        v[:, -NEAR:] = torch.from_numpy(columns(chunks.near[:, :, 0].reshape(-1, len(SAID))))
     return np.asarray((u.double() * v.double()).numpy())
 
 
 def fit(z: np.ndarray, labels: np.ndarray) -> dict[str, Head]:
-    """Heads on rows `z` float64 (n, 74) with what followed, bool (n, tasks); none for a task that always or never did.
+    """Heads on rows `z` float64 (n, WIDTH) with what followed, bool (n, tasks); none for a task that always or never did.
 
     The towers must not have been trained on these rows: of those they know too well what was taken.
     """
     heads = {}
-    logit, spread = _spread(z.sum(axis=1)[:, None]), np.full(WIDTH, _spread(np.delete(z, OF_PRIOR, axis=1)))
+    own = OF_LOGIT.bool().numpy()
+    logits = z[:, own].sum(axis=1, keepdims=True)
+    logit, spread = _spread(logits), np.full(WIDTH, _spread(z[:, own]))
     spread[OF_PRIOR] = _spread(z[:, OF_PRIOR])
-    columns = np.concatenate([z.sum(axis=1, keepdims=True) / logit, z / spread, np.ones((len(z), 1))], axis=1)
-    middle = np.append(columns[:, :-1].mean(axis=0) if len(z) else np.zeros(1 + WIDTH), 0.0)
+    x = np.concatenate([logits / logit, z / spread, np.ones((len(z), 1))], axis=1)
+    middle = np.append(x[:, :-1].mean(axis=0) if len(z) else np.zeros(1 + WIDTH), 0.0)
     ridge = np.array([RIDGE_LOGIT, *[RIDGE] * WIDTH, 0.0])
     for k, task in enumerate(tasks()):
         y = labels[:, k].astype(np.float64)
         if len(y) and 0 < y.mean() < 1:
-            found = _newton(columns - middle, y, ridge)
+            found = _newton(x - middle, y, ridge)
             w = torch.from_numpy((found[1:-1] / spread).astype(np.float32))
             heads[task] = Head(float(np.float32(found[0] / logit)), w, float(np.float32(found[-1] - found @ middle)))
     return heads
@@ -127,15 +129,15 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def predicted(head: Head, z: np.ndarray) -> np.ndarray:
-    """The probability of each row of `z` float64 (n, 74); float64 (n,)."""
-    return sigmoid(z @ (head.a + head.w.double().numpy()) + head.b)
+    """The probability of each row of `z` float64 (n, WIDTH); float64 (n,)."""
+    return sigmoid(z @ (head.a * OF_LOGIT + head.w).double().numpy() + head.b)
 
 
 def figures(heads: Heads, fitted: np.ndarray, z: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:
     """Of each head on later rows: mean `predicted`, share that `followed`, `log_loss`, and that of the base rate.
 
     The base rate is the share among the `fitted` ones. `fitted`, `labels`: what followed, bool (n, tasks), of the rows it was
-    fitted on and of these, `z` float64 (n, 74), n > 0.
+    fitted on and of these, `z` float64 (n, WIDTH), n > 0.
     """
     found, column = {}, {task: k for k, task in enumerate(tasks())}
     for task, head in heads.items():

@@ -20,7 +20,7 @@ import numpy as np
 from feed.catalogue import Item, User
 from feed.events import NEGATIVES, POSITIVES, Event, Impression, kind
 from feed.features import BatchState, FeatureSpace, Inputs
-from feed.features.near import COLUMNS as NEAR
+from feed.features.near import SAID
 from feed.features.space import ITEM_EVIDENCE
 from feed.models import examination
 
@@ -190,7 +190,7 @@ class ChunkCollector:
         """All that was frozen; at least one chunk."""
         positive = np.array([pair.positive for pair in self._pairs]).reshape(-1, CHUNK)
         negative = np.array(self._negative, bool).reshape(-1, CHUNK, SAMPLED)
-        near = np.stack(self._near).reshape(-1, CHUNK, 1 + SAMPLED, len(NEAR))
+        near = np.stack(self._near).reshape(-1, CHUNK, 1 + SAMPLED, len(SAID))
         return Chunks(Inputs.concat(self._users), Inputs.concat(self._items), positive, negative, near)
 
     def _freeze_items(self, chunk: Sequence[Pair], state: BatchState) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from feed.features import FeatureSpace
+from feed.features.near import first_form
 from feed.models.adam import Adam
 from feed.models.pairs import CHUNK, SAMPLED, Chunks
 from feed.models.two_tower import VECTOR, TwoTower, near_logits
@@ -103,7 +104,7 @@ def loss(model: TwoTower, chunks: Chunks, which: np.ndarray) -> Tensor:
     v = model.item_logits(chunks.items.take((which[:, None] * rows + np.arange(rows)).ravel())).view(len(which), rows, -1)
     positive = torch.from_numpy(chunks.positive[which])
     negative = torch.from_numpy(chunks.negative[which]) & positive[:, :, None]
-    near = near_logits(u, torch.from_numpy(chunks.near[which]).float())
+    near = near_logits(u, torch.from_numpy(first_form(chunks.near[which])))
     own = (u[:, :, :VECTOR] * v[:, :p]).sum(dim=2) + near[:, :, 0]
     sampled = u[:, :, :VECTOR] @ v[:, p:].transpose(1, 2) + near[:, :, 1:]
     taken = (softplus(-own) * positive).sum() + LEFT_WEIGHT * (softplus(own) * ~positive).sum()

@@ -2,10 +2,10 @@
 
     score = a_s logit + p_s . prior_i + c_s . near_ui,    logit = <u, v> + (w + w_s) . near_ui
 
-with prior_i the item's decayed counts and its age (`feed.features.items.prior`), near_ui the two numbers that the user's
-history says of the item (`feed.features.near`). The logit is trained as a whole, so that the towers learn what co-visitation
-leaves unexplained; the fusion weights a, p and c come after it and move nothing in it (`feed.models.fusion`); until then the
-score is the logit. In the towers users and items become 64 numbers:
+with prior_i the item's decayed counts and its age (`feed.features.items.prior`), near_ui what the user's history says of the
+item (`feed.features.near`), of which the logit reads the first form only. The logit is trained as a whole, so that the towers
+learn what co-visitation leaves unexplained; the fusion weights a, p and c come after it and move nothing in it
+(`feed.models.fusion`); until then the score is the logit. In the towers users and items become 64 numbers:
 
     x_u = numeric ++ e(categorical) ++ pooled bags          x_i likewise
     u = W2 dropout(relu(W1 x_u + b1)) + b2 + sum over pooled bags of (1 + 10 g) bag
@@ -16,7 +16,7 @@ Each vocabulary has one table for both towers, so what a user likes and what an 
 right are residual paths: without them a log of a few thousand positives teaches little but popularity. g, one number a part,
 0 at first, says how much a part counts: when the world changes, what was done lately must soon count more than what was done
 last month, and the factor 10 lets a step move that as far as it moves ten weights.
-Vectors hold what a score needs of each side, 74 numbers: a user's a u, p and a (w + w_s) + c, an item's v, its prior and two
+Vectors hold what a score needs of each side, `WIDTH` numbers: a user's a u, p and a (w + w_s) + c, an item's v, its prior and
 zeros, so that their dot product lacks only what co-visitation says of the pair, which `scores` adds.
 
 References: Covington et al. 2016, "Deep Neural Networks for YouTube Recommendations"; Yi et al. 2019, "Sampling-Bias-Corrected
@@ -32,15 +32,19 @@ from torch.nn import functional as F
 
 from feed.features import Inputs, InputSpec
 from feed.features import items as item_features
-from feed.features.near import COLUMNS, Nearby
+from feed.features import near as near_features
+from feed.features.near import Nearby, columns
 from feed.features.space import SEGMENTS
 
 HIDDEN = 128
 VECTOR = 64
-NEAR = len(COLUMNS)
+NEAR = near_features.COLUMNS
+NEAR_OF_LOGIT = len(near_features.SAID)
 PRIOR = len(item_features.PRIOR) + 1
 WIDTH = VECTOR + PRIOR + NEAR
 OF_PRIOR = slice(VECTOR, VECTOR + PRIOR)  # places in a vector
+OF_LOGIT = torch.zeros(WIDTH)  # 1 where the logit's numbers are
+OF_LOGIT[:VECTOR] = OF_LOGIT[WIDTH - NEAR : WIDTH - NEAR + NEAR_OF_LOGIT] = 1.0
 FUSED = 1 + PRIOR + NEAR  # the logit, the item prior, co-visitation
 MIX = 3.0  # a step moves a weight of the mixture as far as three others
 SMALL = 8  # width of the tables that only one tower reads
@@ -57,9 +61,10 @@ SPREAD_OF = {"item": 0.05, "creator": 0.05}
 
 
 class TwoTower(nn.Module):
-    """Vectors of users and items, 74 numbers each, for the given columns.
+    """Vectors of users and items, `WIDTH` numbers each, for the given columns.
 
-    `fusion` float32 (3, 11): a, p and c of each segment.
+    `fusion` float32 (3, `FUSED`): a, p and c of each segment; `fusion_squares` (4, `FUSED`): how much has moved them, see
+    `feed.learning.fusion`.
 
     `sizes` gives each vocabulary's rows, row 0 (unknown) included. `training` mode drops ids and hidden units at random;
     `eval()` is deterministic. Weights are drawn from torch's global generator.
@@ -75,19 +80,29 @@ class TwoTower(nn.Module):
         )
         self.user_tower = Tower(user_spec, widths)
         self.item_tower = Tower(item_spec, widths)
-        self.mix = nn.Parameter(torch.zeros(1 + len(SEGMENTS), NEAR))
+        self.mix = nn.Parameter(torch.zeros(1 + len(SEGMENTS), NEAR_OF_LOGIT))
         self.fusion: Tensor
         self.register_buffer("fusion", logit_alone())
+        self.fusion_squares: Tensor
+        self.register_buffer("fusion_squares", torch.ones(1 + len(SEGMENTS), FUSED))
+
+    @property
+    def fused(self) -> bool:
+        """Whether the score is more than the logit."""
+        return not torch.equal(self.fusion, logit_alone())
 
     def user_vectors(self, users: Inputs) -> Tensor:
-        """`users` of n rows -> float32 (n, 74)."""
-        logits = self.user_logits(users)
-        fusion = F.embedding(torch.from_numpy(users.segment), self.fusion)
-        a, p, c = fusion[:, :1], fusion[:, 1:-NEAR], fusion[:, -NEAR:]
-        return torch.cat([a * logits[:, :VECTOR], p, a * logits[:, VECTOR:] + c], dim=1)
+        """`users` of n rows -> float32 (n, WIDTH)."""
+        return fuse(self.user_logits(users), F.embedding(torch.from_numpy(users.segment), self.fusion))
+
+    def terms(self, users: Inputs) -> Tensor:
+        """As `user_vectors`, for the sum of the logit and of the unweighted prior, if the score has it: float32 (n, WIDTH)."""
+        weights = torch.zeros(FUSED)
+        weights[0], weights[1:-NEAR] = 1.0, float(self.fused)
+        return fuse(self.user_logits(users), weights.expand(len(users), FUSED))
 
     def item_vectors(self, items: Inputs) -> Tensor:
-        """`items` of n rows -> float32 (n, 74)."""
+        """`items` of n rows -> float32 (n, WIDTH)."""
         return F.pad(torch.cat([self.item_logits(items), torch.from_numpy(items.prior)], dim=1), (0, NEAR))
 
     def user_logits(self, users: Inputs) -> Tensor:
@@ -126,24 +141,30 @@ class TwoTower(nn.Module):
 
 
 def scores(users: Tensor, items: Tensor, near: Sequence[Nearby]) -> Tensor:
-    """Of n users and m items: vectors (n, 74) and (m, 74), and what each user's history says of items -> float32 (n, m).
+    """Of n users and m items: vectors (n, WIDTH) and (m, WIDTH), and what each user's history says of items -> float32 (n, m).
 
     `near` numbers the items as `items` does; what is beyond them is left out.
     """
     logits = users @ items.T
     for row, said in enumerate(near):
         k = int(np.searchsorted(said.rows, len(items)))
-        logits[row, said.rows[:k]] += torch.from_numpy(said.values[:k]) @ users[row, -NEAR:]
+        logits[row, said.rows[:k]] += torch.from_numpy(columns(said.said[:k])) @ users[row, -NEAR:]
     return logits
 
 
+def fuse(users: Tensor, fusion: Tensor) -> Tensor:
+    """What the logit needs of n users, (n, 66), with fusion weights of each, (n, FUSED) -> vectors (n, WIDTH)."""
+    a, p, c = fusion[:, :1], fusion[:, 1:-NEAR], fusion[:, -NEAR:]
+    return torch.cat([a * users[:, :VECTOR], p, F.pad(a * users[:, VECTOR:], (0, NEAR - NEAR_OF_LOGIT)) + c], dim=1)
+
+
 def near_logits(users: Tensor, near: Tensor) -> Tensor:
-    """What co-visitation adds: `users` (..., d) end with its weights, `near` (..., m, 2) of m items each -> (..., m)."""
-    return (users[..., None, -NEAR:] * near).sum(dim=-1)
+    """What co-visitation adds to logits: `users` (..., 66) as `user_logits`, `near` (..., m, 2) the first form -> (..., m)."""
+    return (users[..., None, VECTOR:] * near).sum(dim=-1)
 
 
 def logit_alone() -> Tensor:
-    """The fusion weights, float32 (3, 11), by which the score is the logit."""
+    """The fusion weights, float32 (3, FUSED), by which the score is the logit."""
     return F.pad(torch.ones(len(SEGMENTS), 1), (0, FUSED - 1))
 
 

@@ -10,7 +10,6 @@ from feed.errors import BadModel
 from feed.features import UserState
 from feed.features.near import Nearby
 from feed.features.user import CATEGORIES
-from feed.models.heads import Heads
 from feed.models.snapshot import Snapshot
 from feed.models.two_tower import scores
 from feed.objective import Objective
@@ -20,7 +19,7 @@ FRESH_SECONDS = 2 * 86_400.0
 
 
 def user_vectors(snapshot: Snapshot, states: Sequence[UserState], now: float) -> Tensor:
-    """The model's vectors of users, float32 (users, 74). Raises `BadModel` if they are not finite."""
+    """The model's vectors of users, float32 (users, WIDTH). Raises `BadModel` if they are not finite."""
     with torch.inference_mode():
         users = snapshot.model.user_vectors(snapshot.space.user_inputs(states, now))
     if not bool(torch.isfinite(users).all()):
@@ -29,17 +28,19 @@ def user_vectors(snapshot: Snapshot, states: Sequence[UserState], now: float) ->
 
 
 def logits(users: Tensor, items: Tensor, near: Sequence[Nearby]) -> np.ndarray:
-    """The model's scores, float32 (users, n), of vectors (users, 74) and (n, 74) and what each history says of the items."""
+    """The model's scores, float32 (users, n), of users' and items' vectors and what each history says of the items."""
     with torch.inference_mode():
         return np.asarray(scores(users, items, near).numpy())
 
 
-def value(users: Tensor, items: Tensor, near: Sequence[Nearby], heads: Heads, objective: Objective) -> np.ndarray:
-    """sum_k weight_k P_k, float32 (users, n), of what `logits` takes; there is a head for each weight."""
+def value(
+    snapshot: Snapshot, states: Sequence[UserState], now: float, items: Tensor, near: Sequence[Nearby], objective: Objective
+) -> np.ndarray:
+    """sum_k weight_k P_k of these users for items (n, WIDTH), float32 (users, n); there is a head for each weight."""
     with torch.inference_mode():
-        total = torch.zeros(len(users), len(items))
+        users, total = snapshot.model.terms(snapshot.space.user_inputs(states, now)), torch.zeros(len(states), len(items))
         for task, weight in objective.weights:
-            total.add_(heads[task].logits(users, items, near).sigmoid_(), alpha=weight)
+            total.add_(snapshot.heads[task].logits(users, items, near).sigmoid_(), alpha=weight)
         return np.asarray(total.numpy())
 
 

@@ -51,7 +51,9 @@ def candidates(snapshot: Snapshot, index: Index, states: Sequence[UserState], no
     users, near = scorers.user_vectors(snapshot, states, now), [index.table.nearby(state) for state in states]
     logits, popularity = scorers.logits(users, index.vectors, near)[:, rows], scorers.popularity(index, rows)
     objective = policy.objective.among(snapshot.heads)
-    value = scorers.value(users, index.vectors, near, snapshot.heads, objective)[:, rows] if objective.weights else logits
+    value = logits
+    if objective.weights:
+        value = scorers.value(snapshot, states, now, index.vectors, near, objective)[:, rows]
     if policy.popularity_correction:
         value = value - policy.popularity_correction * scorers.log_popularity(popularity)
     return Candidates(

@@ -9,6 +9,7 @@ import torch
 from feed.examples import Example, Row
 from feed.features import items as item_features
 from feed.features.frozen import ItemFeatures, nearby
+from feed.features.near import columns
 from feed.models.snapshot import Snapshot
 from feed.models.two_tower import NEAR, OF_PRIOR, WIDTH
 from feed.trial.catalogue import LastSeen
@@ -30,7 +31,7 @@ class Scorer:
         if not rows:
             return np.zeros(0)
         vectors, users = self._embed([row.item for row in rows]), self.users(examples)
-        vectors[:, -NEAR:] = [row.near for row in rows]
+        vectors[:, -NEAR:] = columns(np.array([row.near for row in rows]))
         logits = (users[owner].astype(np.float64) * vectors).sum(axis=1)
         self.seconds.append(thread_time() - began)
         return np.asarray(logits)
@@ -65,7 +66,7 @@ class Scorer:
         logits = np.asarray(users @ vectors.T)
         for row, example in enumerate(examples):
             said = nearby(example.user.near, catalogue.slot)
-            logits[row, said.rows] += said.values @ users[row, -NEAR:]
+            logits[row, said.rows] += columns(said.said) @ users[row, -NEAR:]
         return logits
 
     def _embed(self, items: Sequence[ItemFeatures]) -> np.ndarray:

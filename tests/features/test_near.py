@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from feed.catalogue import Item
 from feed.events import ENGAGEMENTS, Impression, Shown, utc
 from feed.features import BatchState, ItemTable, new_user, pair_counts, update_user
-from feed.features.near import COLUMNS, taken
+from feed.features.near import COLUMNS, SAID, columns, first_form, taken
 
 
-def engaged(item: str, name: str = "click", user: str = "1"):
-    return ENGAGEMENTS[name](event_id=f"{name}{item}", user_id=user, item_id=item, occurred_at=utc(1.7e9))
+def engaged(item: str, name: str = "click", user: str = "1", request: str | None = None):
+    about = {"event_id": f"{name}{item}", "user_id": user, "item_id": item, "occurred_at": utc(1.7e9)}
+    return ENGAGEMENTS[name](**about, request_id=request)
 
 
 def history(*items: str):
@@ -41,14 +42,10 @@ def said(table: ItemTable, *items: str) -> dict[str, tuple[float, float]]:
     """What a history of these, the oldest first, says: by item, of what was taken together and of what came next."""
     found = table.nearby(history(*items))
     assert (np.diff(found.rows) > 0).all()
-    return {table.ids[row]: tuple(values) for row, values in zip(found.rows, found.values.tolist(), strict=True)}
+    return {table.ids[row]: tuple(values) for row, values in zip(found.rows, found.said.tolist(), strict=True)}
 
 
-def column(x: float) -> float:
-    return float(np.log(1 + x / 0.05))
-
-
-def test_the_columns_are_those_of_the_equation():
+def test_what_is_said_is_what_the_equation_says():
     state = BatchState([Item(item_id=i) for i in "abcd"])
     for item in "abc":
         state.apply(engaged(item))
@@ -65,7 +62,16 @@ def test_the_columns_are_those_of_the_equation():
         found = said(state.items, *items)
         assert found.keys() == values.keys()
         for item, (together, came_next) in values.items():
-            assert found[item] == pytest.approx((column(together), column(came_next)), rel=1e-5)
+            assert found[item] == pytest.approx((together, came_next), rel=1e-5)
+
+
+def test_a_model_reads_it_in_three_forms():
+    said = np.array([[0.2, 0.05], [0.0, 0.0]], np.float32)
+    read = columns(said)
+    assert read.shape == (2, COLUMNS)
+    assert read[0] == pytest.approx([np.log(5), np.log(2), np.log(201), np.log(51), 0.6, 0.15], rel=1e-5)
+    assert not read[1].any()
+    assert (first_form(said) == read[:, :2]).all()
 
 
 def test_a_positive_counts_the_first_time_after_the_last_50_that_were_taken():
@@ -80,10 +86,18 @@ def test_a_positive_counts_the_first_time_after_the_last_50_that_were_taken():
 def test_what_is_no_positive_or_was_taken_before_counts_nothing():
     state = history("a", "b")
     assert taken(state, engaged("a", "like")) is None
-    for name in ("view", "hide"):
-        assert taken(state, engaged("c", name)) is None
+    assert taken(state, engaged("c", "hide")) is None
+    assert taken(state, engaged("c", "view", request="r")) is None
     shown = Impression(event_id="e", user_id="1", occurred_at=utc(1.7e9), items=(Shown(item_id="c", position=0),))
     assert taken(state, shown) is None
+
+
+def test_who_comes_to_an_item_without_a_feed_has_taken_it_whatever_the_kind():
+    state = history("a")
+    assert taken(state, engaged("b", "view")) == ("b", {"a": 1000})
+    update_user(state, engaged("b", "view"), {})
+    assert taken(state, engaged("c")) == ("c", {"b": 1000, "a": 900})
+    assert state["recent"] == ["a"]
 
 
 N = 6
@@ -189,8 +203,8 @@ def test_the_values_of_any_rows_are_zero_where_nothing_is_said():
     table.take("3", {"1": 1000})
     nearby = table.nearby(history("1"))
     at = nearby.at(np.array([4, 3, 0]))
-    assert at.shape == (3, len(COLUMNS))
-    assert at[1].tolist() == nearby.values[0].tolist() != [0, 0]
+    assert at.shape == (3, len(SAID))
+    assert at[1].tolist() == nearby.said[0].tolist() != [0, 0]
     assert not at[[0, 2]].any()
     assert not table.nearby(history()).at(np.arange(5)).any()
 
@@ -212,8 +226,8 @@ def test_it_may_be_read_while_another_thread_counts_and_the_table_grows():
     found, reader = 0, history("0")
     while not done.is_set():
         nearby = table.nearby(reader)
-        assert np.isfinite(nearby.values).all()
-        assert (nearby.values[:, 0] > 0).all()
+        assert np.isfinite(nearby.said).all()
+        assert (nearby.said[:, 0] > 0).all()
         assert len(nearby.rows) >= found or found >= pair_counts.WIDEST
         found = len(nearby.rows)
     writer.join()

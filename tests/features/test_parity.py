@@ -166,7 +166,7 @@ NAMES = ("a=b", "x;y=3", ":c", "'q'", '"d"', "日本", "first", "a b", "%d", "=1
 def said(table, state):
     """What the state says: by item, of what was taken together and of what came next."""
     nearby = table.nearby(state)
-    return dict(zip((table.ids[row] for row in nearby.rows), nearby.values.tolist(), strict=True))
+    return dict(zip((table.ids[row] for row in nearby.rows), nearby.said.tolist(), strict=True))
 
 
 @pytest.mark.usefixtures("own_kinds")

@@ -7,10 +7,11 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from feed.features.near import first_form
 from feed.learning.loss import SAMPLED_WEIGHT, join, loss, prepare
 from feed.models.examination import Examination
 from feed.models.train import LEFT_WEIGHT
-from feed.models.two_tower import FUSED, NEAR, VECTOR
+from feed.models.two_tower import FUSED, VECTOR
 from tests.learning import taught
 from tests.learning.taught import example
 
@@ -25,7 +26,7 @@ def softplus(x: float) -> float:
 def logits(one, items, near) -> np.ndarray:
     with torch.no_grad():
         u = MODEL.user_logits(one.user)[0]
-        return (MODEL.item_logits(items) @ u[:VECTOR] + torch.tensor(near) @ u[-NEAR:]).numpy()
+        return (MODEL.item_logits(items) @ u[:VECTOR] + torch.from_numpy(first_form(np.array(near))) @ u[VECTOR:]).numpy()
 
 
 def near(made):

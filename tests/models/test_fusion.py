@@ -25,7 +25,7 @@ FREE = [k for k in range(FUSED) if k != CONSTANT]
 
 
 def weights(**by_name: float) -> torch.Tensor:
-    """(3, 11): the logit and what is named."""
+    """(3, FUSED): the logit and what is named."""
     found = logit_alone()
     for name, value in by_name.items():
         found[:, {"logit": 0, "count": COUNT, "age": AGE, "together": TOGETHER}[name]] = value
@@ -33,8 +33,8 @@ def weights(**by_name: float) -> torch.Tensor:
 
 
 def columns(k: int, m: int, rng: np.random.Generator) -> torch.Tensor:
-    """float32 (k, m, 11) of independent columns, each with a spread of its own; co-visitation says something of one in ten."""
-    x = rng.normal(size=(k, m, FUSED)) * np.array([1.0, *[2.0] * 6, 1.0, 0.0, 1.0, 1.0]) + 3.0
+    """float32 (k, m, FUSED) of independent columns, each with its own spread; co-visitation says something of one in ten."""
+    x = rng.normal(size=(k, m, FUSED)) * np.array([1.0, *[2.0] * 6, 1.0, 0.0, *[1.0] * NEAR]) + 3.0
     x[..., 0] -= 5.0
     x[..., CONSTANT] = 1.0
     x[..., -NEAR:] *= rng.random((k, m, 1)) < 0.1
@@ -42,7 +42,7 @@ def columns(k: int, m: int, rng: np.random.Generator) -> torch.Tensor:
 
 
 def choices(by: torch.Tensor, k: int = 1500, m: int = 60, seed: int = 0, shown: np.ndarray | None = None) -> Choices:
-    """Each user takes one of `m` by a softmax with weights `by` (3, 11), and leaves nothing.
+    """Each user takes one of `m` by a softmax with weights `by` (3, FUSED), and leaves nothing.
 
     `shown` (k, m): with which propensities they are shown, whose logarithm is then the count.
     """
@@ -61,7 +61,7 @@ def choices(by: torch.Tensor, k: int = 1500, m: int = 60, seed: int = 0, shown: 
 
 
 def beside(x: torch.Tensor, stands_for: torch.Tensor, left: torch.Tensor) -> Choices:
-    """The first of each row of `x` (k, m, 11) beside the rest of them, and what was `left` (k, at most SKIPPED, 11)."""
+    """The first of each row of `x` (k, m, FUSED) beside the rest of them, and what was `left` (k, at most SKIPPED, 11)."""
     k, n = left.shape[:2]
     own = x[:, :1]
     return Choices(
@@ -84,7 +84,7 @@ RULE = weights(logit=0.6, count=0.3, age=-0.5, together=1.2)
 
 
 def test_weights_come_near_those_that_the_choices_follow_and_tell_others_better_than_the_logit():
-    found, how = fit(choices(RULE))
+    found, _, how = fit(choices(RULE))
     np.testing.assert_allclose(found[:, FREE], RULE[:, FREE], atol=0.12)
     unseen = choices(RULE, seed=1)
     assert loss(unseen, found) < loss(unseen, logit_alone()) - 0.3
@@ -96,13 +96,13 @@ def test_segments_that_choose_by_different_rules_have_different_weights():
     rule = logit_alone()
     rule[0, :2] = torch.tensor([0.0, 0.8])
     unseen = choices(rule, seed=1)
-    found, _ = fit(choices(rule))
+    found, *_ = fit(choices(rule))
     np.testing.assert_allclose(found[:, :2], rule[:, :2], atol=0.15)
     assert loss(unseen, found) < loss(unseen, logit_alone()) - 0.3
 
 
 def test_segments_that_choose_by_one_rule_have_one():
-    found, how = fit(choices(RULE, k=600))
+    found, _, how = fit(choices(RULE, k=600))
     assert torch.equal(found, found[:1].expand_as(found)), how
 
 
@@ -118,7 +118,7 @@ def first(of: Choices, n: int) -> Choices:
 def test_fewer_positives_than_can_prove_anything_leave_the_weights_as_they_are():
     enough = choices(RULE, k=FEWEST)
     assert fit(enough)[0][0, COUNT] > 0.1
-    too_few, how = fit(first(enough, FEWEST - 1))
+    too_few, _, how = fit(first(enough, FEWEST - 1))
     assert torch.equal(too_few, logit_alone())
     assert how == f"{FEWEST - 1} positives against the catalogue: too few, {FEWEST} are needed"
     assert torch.equal(fit(first(enough, 0))[0], logit_alone())
@@ -134,7 +134,7 @@ def test_fewer_positives_than_can_prove_anything_leave_the_weights_as_they_are()
 )
 def test_positives_are_counted_by_what_their_propensities_leave_of_them(propensity):
     of = choices(RULE, k=len(propensity), m=20)._replace(propensity=np.array(propensity))
-    found, how = fit(of)
+    found, _, how = fit(of)
     assert torch.equal(found, logit_alone())
     assert how.endswith(f"effective ones): too few, {FEWEST} are needed")
 
@@ -147,7 +147,7 @@ def exposed() -> Choices:
 
 
 def test_what_is_shown_more_often_is_not_liked_more_where_propensities_are_known(exposed):
-    found, how = fit(exposed)
+    found, _, how = fit(exposed)
     assert torch.equal(found, logit_alone()), how
     taken_for_taste = fit(exposed._replace(propensity=np.full(3000, np.nan)))[0]
     assert (taken_for_taste[:, COUNT] > 0.8).all()
@@ -155,13 +155,13 @@ def test_what_is_shown_more_often_is_not_liked_more_where_propensities_are_known
 
 def test_a_popularity_that_people_do_follow_is_found_beside_its_propensities():
     shown = 0.9 * np.exp(-np.random.default_rng(5).uniform(0, 4, size=(3000, 30)))
-    found, _ = fit(choices(weights(count=0.5), k=3000, m=30, shown=shown))
+    found, *_ = fit(choices(weights(count=0.5), k=3000, m=30, shown=shown))
     np.testing.assert_allclose(found[:, COUNT], 0.5, atol=0.2)
 
 
 def test_the_mean_score_of_what_was_taken_stays_where_the_mean_logit_was():
     of = choices(RULE)
-    found, _ = fit(of)
+    found, *_ = fit(of)
     own = of.x[:, 0]
     scores = (own * found[torch.from_numpy(of.segment)]).sum(dim=1)
     assert float(scores.mean()) == pytest.approx(float(own[:, 0].mean()), abs=1e-4)
@@ -182,7 +182,7 @@ def test_neither_the_order_of_candidates_nor_places_that_hold_none_matter():
         x=torch.cat([of.x, torch.full((300, 40, FUSED), 7.0)], dim=1),
         stands_for=torch.cat([of.stands_for, torch.full((300, 40), -torch.inf)], dim=1),
     )
-    expected, _ = fit(of)
+    expected, *_ = fit(of)
     assert not torch.equal(expected, logit_alone())
     for other in (shuffled, garbage, padded):
         torch.testing.assert_close(fit(other)[0], expected, rtol=1e-3, atol=1e-4)
@@ -198,9 +198,9 @@ def test_one_that_stands_for_many_counts_as_many():
     drawn[:, 1 : 1 + SKIPPED] = False
     stands_for = torch.where(drawn, -kept.log(), -torch.inf)
     stands_for[:, 0] = 0.0
-    found, _ = fit(of._replace(stands_for=stands_for))
+    found, *_ = fit(of._replace(stands_for=stands_for))
     np.testing.assert_allclose(found[:, COUNT], 0.4, atol=0.06)
-    biased, _ = fit(of._replace(stands_for=torch.where(stands_for > -torch.inf, 0.0, -torch.inf)))
+    biased, *_ = fit(of._replace(stands_for=torch.where(stands_for > -torch.inf, 0.0, -torch.inf)))
     assert float(biased[0, COUNT]) < float(found[0, COUNT]) - 0.05
 
 
@@ -219,7 +219,7 @@ def looked_at(by: torch.Tensor, k: int = 1000, m: int = 60, shown: int = 5) -> C
 def test_what_only_follows_what_was_shown_does_not_pass_among_what_was_looked_at():
     of = looked_at(logit_alone())
     assert (fit(of._replace(skipped=np.zeros(len(of.skipped), np.int64)))[0][:, COUNT] > 0.3).all()  # by the catalogue alone
-    found, how = fit(of)
+    found, _, how = fit(of)
     assert torch.equal(found, logit_alone()), how
     assert "AUC among viewed items -0." in how
 
@@ -232,7 +232,7 @@ def test_a_cost_among_what_was_looked_at_is_paid_where_the_gain_is_worth_more(mo
 
 
 def test_what_people_follow_among_what_they_look_at_passes():
-    found, how = fit(looked_at(weights(count=0.5)))
+    found, _, how = fit(looked_at(weights(count=0.5)))
     assert (found[:, COUNT] > 0.4).all(), how
     assert "AUC among viewed items +0." in how
 

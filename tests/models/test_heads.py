@@ -6,11 +6,11 @@ from sklearn.metrics import log_loss
 from feed import kinds
 from feed.catalogue import Item, User
 from feed.events import ENGAGEMENTS, Click, Comment, Hide, Impression, Like, Share, Shown, View, adopt, utc
-from feed.features.near import Nearby
+from feed.features.near import SAID, Nearby, columns
 from feed.models import heads
 from feed.models.heads import Head
 from feed.models.pairs import Log, pairs_of
-from feed.models.two_tower import NEAR, PRIOR, VECTOR, WIDTH
+from feed.models.two_tower import NEAR, OF_LOGIT, OF_PRIOR, WIDTH
 from feed.objective import TASKS
 
 START = 1_700_000_000.0
@@ -23,7 +23,7 @@ def rows(n, seed=0):
 
 
 def chances(z, a, w, b):
-    return 1 / (1 + np.exp(-(z @ (a + w) + b)))
+    return 1 / (1 + np.exp(-(z @ (a * OF_LOGIT.numpy() + w) + b)))
 
 
 def followed(seed, **p):
@@ -56,13 +56,12 @@ def test_the_penalised_likelihood_has_no_slope_at_what_was_found():
     a, w, b = torch.tensor(head.a), head.w.clone(), torch.tensor(head.b)
     for t in (a, w, b):
         t.requires_grad_()
-    z32, s = torch.from_numpy(z).float(), torch.from_numpy(z.sum(axis=1)).float()
+    z32, s = torch.from_numpy(z).float(), torch.from_numpy(z[:, OF_LOGIT.bool().numpy()].sum(axis=1)).float()
     logits = a * s + z32 @ w + b
     loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(y[:, CLICK]).float(), reduction="sum")
-    prior = np.arange(VECTOR, VECTOR + PRIOR)
-    unit = np.full(WIDTH, np.delete(z, prior, axis=1).var(axis=0).mean(), np.float32)
-    unit[prior] = z[:, prior].var(axis=0).mean()
-    ridge = heads.RIDGE * (torch.from_numpy(unit) * w**2).sum() + heads.RIDGE_LOGIT * z.sum(axis=1).var() * a**2
+    unit = np.full(WIDTH, z[:, OF_LOGIT.bool().numpy()].var(axis=0).mean(), np.float32)
+    unit[OF_PRIOR] = z[:, OF_PRIOR].var(axis=0).mean()
+    ridge = heads.RIDGE * (torch.from_numpy(unit) * w**2).sum() + heads.RIDGE_LOGIT * float(s.var(correction=0)) * a**2
     (loss + ridge / 2).backward()
     for t in (a, w, b):
         assert t.grad.abs().max() < 2e-2, "of a loss of some 250"
@@ -110,9 +109,9 @@ def test_a_head_sees_the_same_in_vectors_of_many_users_and_items_as_in_their_pro
     u, v = torch.randn(3, WIDTH), torch.randn(5, WIDTH)
     head = Head(0.7, torch.randn(WIDTH), -1.0)
     v[:, -NEAR:] = 0
-    near = np.random.default_rng(0).random((3, 5, NEAR)).astype(np.float32)
+    near = np.random.default_rng(0).random((3, 5, len(SAID))).astype(np.float32)
     pairs = v.expand(3, 5, WIDTH).clone()
-    pairs[..., -NEAR:] = torch.from_numpy(near)
+    pairs[..., -NEAR:] = torch.from_numpy(columns(near))
     z = (u[:, None] * pairs).double().numpy().reshape(15, WIDTH)
     said = [Nearby(np.arange(5), of_user) for of_user in near]
     np.testing.assert_allclose(

@@ -147,11 +147,11 @@ def test_weights_of_another_feature_space_are_refused(saved, tmp_path_factory, t
 
 def test_a_version_of_another_format_is_refused_by_name_with_what_to_do(saved):
     path, _, _ = saved
-    older = (path / snapshot.FEATURES).read_bytes().replace(b'"format":4', b'"format":3')
+    older = (path / snapshot.FEATURES).read_bytes().replace(b'"format":5', b'"format":4')
     (path / snapshot.FEATURES).write_bytes(older)
     own = json.loads((path / snapshot.MANIFEST).read_text())["sha256"]
     rewrite_manifest(path, sha256={**own, snapshot.FEATURES: hashlib.sha256(older).hexdigest()})
-    with pytest.raises(BadModel, match=rf"{path.name}/features\.json cannot be read.*format 3.*format 4; choose another"):
+    with pytest.raises(BadModel, match=rf"{path.name}/features\.json cannot be read.*format 4.*format 5; choose another"):
         snapshot.load(path)
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from feed.features import Inputs, InputSpec
-from feed.features.near import Nearby
+from feed.features.near import Nearby, first_form
 from feed.models.two_tower import NEAR, PRIOR, WIDTH, TwoTower, near_logits, scores
 
 USERS = InputSpec(("age",), (("country", "user.country"),), (("categories", "category"), ("tags", "tag"), ("recent", "item")))
@@ -59,13 +59,16 @@ def test_the_logit_is_a_dot_product_and_what_the_history_says_weighed_by_segment
         assert torch.equal(scores(u, v, [said] * 3), u @ v.T)  # nothing was learned of co-visitation yet
         model.mix[0], model.mix[3] = torch.tensor([0.4, 0.0]), torch.tensor([0.1, -0.2])
         u = model.user_vectors(users([[1], [2], [3]], segment=2))
-        together, following = u[0, -NEAR:].tolist()
+        together, following, *others = u[0, -NEAR:].tolist()
         assert together / following == pytest.approx(0.5 / -0.2)
+        assert not any(others)
         more = scores(u, v, [said] * 3) - u @ v.T
-        np.testing.assert_allclose(more[1], [together + 0.5 * following, 0, 0.2 * together, 0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(near_logits(u, torch.from_numpy(said.at(np.arange(4))).expand(3, 4, 2)), more, atol=1e-6)
+        form = first_form(said.at(np.arange(4)))
+        np.testing.assert_allclose(more[1], form @ [together, following], rtol=1e-5, atol=1e-6)
+        of_logit = model.user_logits(users([[1], [2], [3]], segment=2))
+        np.testing.assert_allclose(near_logits(of_logit, torch.from_numpy(form).expand(3, 4, 2)), more, atol=1e-6)
         elsewhere = model.user_vectors(users([[1], [2], [3]], segment=1))
-        assert elsewhere[0, -NEAR:].tolist() == pytest.approx([together * 0.4 / 0.5, 0.0])
+        assert elsewhere[0, -NEAR:].tolist() == pytest.approx([together * 0.4 / 0.5, 0.0, 0, 0, 0, 0])
 
 
 def test_the_score_adds_logit_prior_and_co_visitation_with_the_weights_of_the_users_segment(model):
@@ -75,9 +78,9 @@ def test_the_score_adds_logit_prior_and_co_visitation_with_the_weights_of_the_us
         u, v = model.user_vectors(users([[1]], segment=1)), model.item_vectors(items([1, 2], prior=0.5))
         logit = scores(u, v, [said])
         assert torch.equal(logit, scores(u, model.item_vectors(items([1, 2], prior=9.0)), [said]))  # until weights are fitted
-        model.fusion[1] = torch.tensor([2.0, *[0.1] * PRIOR, 0.5, -0.25])
+        model.fusion[1] = torch.tensor([2.0, *[0.1] * PRIOR, *[0.0] * (NEAR - 2), 0.5, -0.25])
         u, elsewhere = (model.user_vectors(users([[1]], segment=segment)) for segment in (1, 2))
-        expected = 2 * logit + 0.1 * PRIOR * 0.5 + torch.tensor([0.0, 0.5 * 1.0 - 0.25 * 2.0])
+        expected = 2 * logit + 0.1 * PRIOR * 0.5 + torch.tensor([0.0, 3 * (0.5 * 1.0 - 0.25 * 2.0)])
         torch.testing.assert_close(scores(u, v, [said]), expected)
         torch.testing.assert_close(scores(elsewhere, v, [said]), logit)
 

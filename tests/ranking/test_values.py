@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from feed.features.near import columns
 from feed.models.heads import Head
-from feed.models.two_tower import NEAR, WIDTH
+from feed.models.two_tower import NEAR, OF_LOGIT, WIDTH
 from feed.objective import Objective
 from feed.ranking.arms import Policy
 from feed.ranking.index import Index
@@ -55,13 +56,13 @@ def test_without_a_table_or_correction_heads_change_nothing():
 def test_with_a_table_a_feed_stands_in_the_order_of_the_weighted_chances():
     made = with_table("click=1 like=2 hide=-10")
     with torch.inference_mode():
-        u = MODEL.model.user_vectors(MODEL.space.user_inputs(STATES, NOW)).double().numpy()
+        u = MODEL.model.terms(MODEL.space.user_inputs(STATES, NOW)).double().numpy()
         v = MODEL.model.item_vectors(MODEL.space.item_inputs(STATE.items, None, NOW)).double().numpy()
     pairs = np.repeat(v[None], len(u), axis=0)
-    pairs[..., -NEAR:] = [STATE.items.nearby(state).at(np.arange(len(v))) for state in STATES]
+    pairs[..., -NEAR:] = [columns(STATE.items.nearby(state).at(np.arange(len(v)))) for state in STATES]
     assert pairs[..., -NEAR:].any()
     chance = {
-        task: 1 / (1 + np.exp(-(np.einsum("ud,uid,d->ui", u, pairs, head.a + head.w.numpy()) + head.b)))
+        task: 1 / (1 + np.exp(-(np.einsum("ud,uid,d->ui", u, pairs, (head.a * OF_LOGIT + head.w).numpy()) + head.b)))
         for task, head in HEADS.items()
     }
     value = chance["click"] + 2 * chance["like"] - 10 * chance["hide"]
@@ -91,7 +92,7 @@ def test_a_version_without_the_tables_heads_ranks_by_its_logit_and_says_so(heads
 def test_to_raise_a_weight_raises_what_it_is_about():
     def mean_chance(task, table):
         with torch.inference_mode():
-            u = MODEL.model.user_vectors(MODEL.space.user_inputs(STATES, NOW))
+            u = MODEL.model.terms(MODEL.space.user_inputs(STATES, NOW))
             v = MODEL.model.item_vectors(MODEL.space.item_inputs(STATE.items, None, NOW))
             p = HEADS[task].logits(u, v, [STATE.items.nearby(state) for state in STATES]).sigmoid().numpy()
         rows = with_table(table).model_ranking(STATES, NOW).rows

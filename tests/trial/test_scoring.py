@@ -14,8 +14,9 @@ from feed.events import Impression, Shown, utc
 from feed.examples import Example, Row
 from feed.features import FrozenItems
 from feed.features.frozen import NEAREST
+from feed.features.near import columns
 from feed.learning.loss import SAMPLED_WEIGHT, join, loss, prepare
-from feed.models.two_tower import PRIOR, VECTOR, logit_alone
+from feed.models.two_tower import NEAR, PRIOR, VECTOR, logit_alone
 from feed.ranking import scorers
 from feed.ranking.arms import Policy
 from feed.ranking.index import Index
@@ -85,10 +86,10 @@ def by_the_strongest(state, trained, example) -> np.ndarray:
 
 def of_all_by_the_strongest(state, trained, example) -> np.ndarray:
     """The same, without what the history says beyond the strongest that an example keeps."""
-    u = scorers.user_vectors(trained, [state.user("7")], NOW)[0, -2:].numpy()
+    u = scorers.user_vectors(trained, [state.user("7")], NOW)[0, -NEAR:].numpy()
     strongest = {item_id for item_id, *_ in example.user.near}
     beyond = np.array([str(k) not in strongest for k in range(ITEMS)])
-    return of_all(state, trained) - beyond * (state.items.nearby(state.user("7")).at(rows_of(state)) @ u)
+    return of_all(state, trained) - beyond * (columns(state.items.nearby(state.user("7")).at(rows_of(state))) @ u)
 
 
 def rows_of(state) -> np.ndarray:
@@ -144,7 +145,7 @@ def test_an_item_is_ranked_by_what_is_known_of_its_rivals_too(trained, example):
     scores, all_of_them = Scorer(trained).catalogue([example], catalogue)[0], catalogue.there()
     strongest = {item_id for item_id, *_ in example.user.near}
     exact = Scorer(trained).logits([example], example.rows, np.zeros(len(SHOWN), int))
-    beyond = next(k for k, row in enumerate(example.rows) if row.item.item_id not in strongest and sum(row.near) > 0.5)
+    beyond = next(k for k, row in enumerate(example.rows) if row.item.item_id not in strongest and sum(row.near) > 0.03)
     item_id = example.rows[beyond].item.item_id
     rank = 1 + (scores > scores[catalogue.slot[item_id]]).sum()
     assert reciprocal_rank(exact[beyond], item_id, scores, all_of_them, catalogue) == 1 / rank
