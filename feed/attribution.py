@@ -108,14 +108,15 @@ class Pending(Struct):
 
 class Marks(Struct, frozen=True, forbid_unknown_fields=True):
     """A partition's clock (its newest event time, seconds since 1970), when its newest window closes, how many examples it has
-    made so far, and how many engagements were too late.
+    `made` so far, and how many engagements were too late.
 
-    Those of an earlier version have another field and cannot be read, so that the log is folded again.
+    Those of an earlier version have another field and cannot be read, so that the log is folded again: a version whose users
+    did not remember their `positives` had `examples` in place of `made`.
     """
 
     clock: float = 0.0
     until: float = 0.0
-    examples: int = 0
+    made: int = 0
     late: int = 0
 
 
@@ -139,7 +140,7 @@ class Attribution:
     def __init__(self, seconds: float, source: int, marks: Marks, pending: dict[str, Pending], items: FrozenItems) -> None:
         self._seconds, self._source, self._items = seconds, source, items
         self.before = marks
-        self._clock, self._until, self._made, self._late = marks.clock, marks.until, marks.examples, marks.late
+        self._clock, self._until, self._made, self._late = marks.clock, marks.until, marks.made, marks.late
         self.pending = pending
         self._first = -inf  # no window is over before the clock is behind this
         self._examples: list[Example] = []

@@ -12,16 +12,19 @@ from feed.features.items import ItemTable
 from feed.features.space import FeatureSpace
 from feed.features.user import (
     SEEN,
+    OwnItems,
     UserState,
     consumed,
     hidden_before,
     is_repeat,
     new_user,
+    own_items,
     update_profile,
     update_user,
 )
 
 __all__ = [
-    "SEEN", "BatchState", "FeatureSpace", "FrozenItems", "InputSpec", "Inputs", "ItemFeatures", "ItemTable", "UserFeatures",
-    "UserState", "consumed", "freeze_user", "hidden_before", "is_repeat", "new_user", "update_profile", "update_user",
+    "SEEN", "BatchState", "FeatureSpace", "FrozenItems", "InputSpec", "Inputs", "ItemFeatures", "ItemTable", "OwnItems",
+    "UserFeatures", "UserState", "consumed", "freeze_user", "hidden_before", "is_repeat", "new_user", "own_items",
+    "update_profile", "update_user",
 ]  # fmt: skip
