@@ -6,6 +6,7 @@ Stream, batch and server run these same objects.
 """
 
 from feed.features.batch import BatchState
+from feed.features.eligibility import kept_away
 from feed.features.frozen import FrozenItems, ItemFeatures, UserFeatures, freeze_user
 from feed.features.inputs import Inputs, InputSpec
 from feed.features.items import ItemTable
@@ -25,6 +26,6 @@ from feed.features.user import (
 
 __all__ = [
     "SEEN", "BatchState", "FeatureSpace", "FrozenItems", "InputSpec", "Inputs", "ItemFeatures", "ItemTable", "OwnItems",
-    "UserFeatures", "UserState", "consumed", "freeze_user", "hidden_before", "is_repeat", "new_user", "own_items",
+    "UserFeatures", "UserState", "consumed", "freeze_user", "hidden_before", "is_repeat", "kept_away", "new_user", "own_items",
     "update_profile", "update_user",
 ]  # fmt: skip
