@@ -10,7 +10,8 @@ window closes and its example is complete. The clock is the partition's: its new
 * an engagement after its window: too late; it changes features, as every event does, but no example. How long ago that was does
   not matter: of a request that is named and not known, nothing is made but with its impression
 * an engagement that names no request and that no impression explains: an *organic* example, unless the user has consumed the
-  item before; but of one that happened more than `seconds` before the clock, nothing: items would be frozen as they are now
+  item before, and each time they come back to an item they took (`Example.again`: for versions that show items again); but of
+  one that happened more than `seconds` before the clock, nothing: items would be frozen as they became since
 * an impression that comes late has its whole window, counted from the clock at its arrival
 
 Everything follows from the order of the events, not from how they are grouped; only an idle partition is closed from outside.
@@ -32,7 +33,7 @@ from msgspec import Raw, Struct
 from feed.events import Engagement, Event, Impression, View, kind
 from feed.examples import Example, Row
 from feed.features.frozen import FrozenItems, freeze_user
-from feed.features.user import UserState, consumed
+from feed.features.user import SAME_OCCASION, UserState, consumed
 
 WINDOWS = 20  # open at once of one user; one more closes the oldest
 JOINED = 500  # events in one window; what comes on top is in the features only
@@ -107,14 +108,15 @@ class Pending(Struct):
 
 class Marks(Struct, frozen=True, forbid_unknown_fields=True):
     """A partition's clock (its newest event time, seconds since 1970), when its newest window closes, how many examples it has
-    made so far, and how many engagements were too late.
+    `made` so far, and how many engagements were too late.
 
-    Those of an earlier version have another field and cannot be read, so that the log is folded again.
+    Those of an earlier version have another field and cannot be read, so that the log is folded again: a version whose users
+    did not remember their `positives` had `examples` in place of `made`.
     """
 
     clock: float = 0.0
     until: float = 0.0
-    examples: int = 0
+    made: int = 0
     late: int = 0
 
 
@@ -138,7 +140,7 @@ class Attribution:
     def __init__(self, seconds: float, source: int, marks: Marks, pending: dict[str, Pending], items: FrozenItems) -> None:
         self._seconds, self._source, self._items = seconds, source, items
         self.before = marks
-        self._clock, self._until, self._made, self._late = marks.clock, marks.until, marks.examples, marks.late
+        self._clock, self._until, self._made, self._late = marks.clock, marks.until, marks.made, marks.late
         self.pending = pending
         self._first = -inf  # no window is over before the clock is behind this
         self._examples: list[Example] = []
@@ -212,10 +214,10 @@ class Attribution:
             window.join(event)
         elif event.at < before - self._seconds:
             self._late += 1
-        elif event.item_id not in consumed(state):
+        elif (again := _taken_before(event, state)) or event.item_id not in consumed(state):
             drawn = self._items.draw(state, crc32(event.event_id.encode()), {event.item_id, *consumed(state)})
             rows = [Row(self._items[event.item_id]), *(Row(item, stands_for=n) for item, n in drawn)]
-            self._open(pending, event, state, offset, event.event_id, rows, before, organic=True).join(event)
+            self._open(pending, event, state, offset, event.event_id, rows, before, organic=True, again=again).join(event)
 
     def _window_of(self, pending: Pending, event: Engagement) -> Window | None:
         """The open window whose item this is; organic ones only by the item that opened them."""
@@ -235,6 +237,7 @@ class Attribution:
         rows: Sequence[Row],
         before: float,
         organic: bool = False,
+        again: bool = False,
     ) -> Window:
         items = tuple(row.item.item_id for row in rows)
         nearest, near = self._items.near(state, items)
@@ -242,7 +245,7 @@ class Attribution:
             source=self._source, sequence=offset, example_id=request, at=event.at,
             user=msgspec.structs.replace(freeze_user(state, event.at), near=nearest),
             rows=tuple(msgspec.structs.replace(row, near=of) for row, of in zip(rows, near, strict=True)),
-            arm=event.arm, model_version=event.model_version, context=event.context, organic=organic,
+            arm=event.arm, model_version=event.model_version, context=event.context, organic=organic, again=again,
         )  # fmt: skip
         self._until = max(self._until, max(event.at, before) + self._seconds)  # `seconds` may have been more until now
         window = Window(request, offset, event.at, self._until, items, Raw(msgspec.json.encode(example)), organic)
@@ -273,3 +276,9 @@ class Attribution:
         else:
             self._examples.append(example)
             self._made += 1
+
+
+def _taken_before(event: Engagement, state: UserState) -> bool:
+    """Whether the user has taken the event's item before, on another occasion."""
+    before = state["positives"].get(event.item_id)
+    return before is not None and event.at - before[1] > SAME_OCCASION

@@ -60,7 +60,8 @@ class Example(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     `source` is the partition of `interactions` it came from, `sequence` the offset there of the impression (or organic
     engagement). `cut_at`: the offset of the record that closed its window early, because its user had too many. By these three
     a reader drops copies (`is_new`). `at`: when it was shown, seconds since 1970. Organic: `rows[0]` is the item engaged with,
-    the others were drawn by chance (see `FrozenItems.draw`); nothing is known of whether they were seen.
+    the others were drawn by chance (see `FrozenItems.draw`); nothing is known of whether they were seen. `again`: organic, of
+    an item that the user had taken before, on another occasion.
     """
 
     source: Count
@@ -74,6 +75,7 @@ class Example(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     model_version: Text | None = None
     context: Context = Context()
     organic: bool = False
+    again: bool = False
 
 
 class Restart(Struct, frozen=True, tag_field="record", tag="restart"):

@@ -12,6 +12,7 @@ from feed import events, kinds
 from feed.address import Broker, Mechanism, Security, check_redis, check_servers, masked
 from feed.errors import BadSetting
 from feed.objective import TASKS, Objective
+from feed.repeats import Repeats
 
 PREFIX = "FEED_"
 DAY = 86_400.0
@@ -80,6 +81,9 @@ class Settings(BaseSettings):
     popularity_correction: float = Field(
         0.0, ge=0, le=10, description="how much popularity is taken off a candidate's value: this many times its logarithm"
     )
+    repeats: str = Field(
+        "", description="when an item may be shown again to who took it (`24h`, `groceries=3d,music=0`); empty: by the version"
+    )
     # with this salt and the shares above, user 42 of the README is in the learned arm (tests/ranking/test_arms.py)
     arm_salt: str = Field("feedloop", description="changes which users are in which arm")
     seed_data: str = Field(
@@ -133,6 +137,13 @@ class Settings(BaseSettings):
     @classmethod
     def _kinds_fit(cls, text: str) -> str:
         kinds.parse(text)
+        return text
+
+    @field_validator("repeats")
+    @classmethod
+    def _rule_fits(cls, text: str) -> str:
+        if text.strip():
+            Repeats.parse(text)
         return text
 
     @model_validator(mode="after")

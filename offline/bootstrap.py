@@ -13,7 +13,7 @@ The weights that are served are the ones that were measured; trained on the last
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ from rich.table import Table
 
 from feed import dataset, errors, logs, settings
 from feed.errors import BadData, BadModel, NotPromoted
-from feed.evaluation import holdout
+from feed.evaluation import holdout, repeated
 from feed.evaluation.holdout import VisitCollector, Visits
 from feed.events import KINDS, NEGATIVES, POSITIVES, kind, utc
 from feed.features import FeatureSpace
@@ -37,7 +37,9 @@ from feed.models.heads import Heads
 from feed.models.pairs import CHUNK, ChunkCollector, Chunks, Log, Pair, pairs_of, replay
 from feed.models.train import Trained, train
 from feed.models.two_tower import TwoTower, scores
+from feed.ranking.arms import Policy
 from feed.registry import Registry
+from feed.repeats import Repeats
 from feed.settings import FUTURE_SECONDS
 
 EPOCHS = 8
@@ -90,14 +92,17 @@ def run(
     seed: int = 0,
     context: Sequence[str] = (),
     future_seconds: float = FUTURE_SECONDS,
+    repeats: Repeats | None = None,
 ) -> Outcome:
     """Train on the log in folder `data`, register, print the figures. Raises `BadData` for a log that cannot be used.
 
-    `context`, `future_seconds`: as for `feed.dataset.read`.
+    `context`, `future_seconds`: as for `feed.dataset.read`. `repeats`: when items may be shown again; None: as the log says.
     """
     torch.set_num_threads(THREADS)
     console = Console()
     log = read(data, context, future_seconds)
+    measured = repeated.measure(log.events, {item.item_id for item in log.items})
+    log = replace(log, repeats=measured.rule if repeats is None else repeats)
     slices = slices_of(pairs_of(log, seed), data)
     require_choice(log, slices, data)
     registry.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is said before the training
@@ -110,6 +115,7 @@ def run(
     found, head_figures = fit_heads(trained.model, frozen, log, slices)
     weights = {"fitted_to": fitted_to, "weights": trained.model.fusion.tolist()}
     about = {**manifest(log, slices, trained, seed, figures), "fusion": weights, "heads": head_figures}
+    about["repeats"] = {**measured._asdict(), "rule": str(log.repeats), "by": "the log" if repeats is None else "FEED_REPEATS"}
     looks = examination.of(log.events)
     outcome = register(Registry(registry), trained, frozen.space, about, found, looks)
     console.print(table(figures))
@@ -118,6 +124,7 @@ def run(
          else "The score is the logit alone: counts and co-visitation did not improve held-out positives (") + f"{fitted_to}).",
         highlight=False,
     )  # fmt: skip
+    console.print(f"{measured}; may be shown again: {log.repeats} (by {about['repeats']['by']}).", highlight=False)
     learned, popular = (figures[name].get("auc", {}).get("mean", 0.0) for name in ("learned", "popular"))
     if learned < popular:
         console.print("It is behind a list of what is popular: a longer log may help; offline/evaluate.py compares others.")
@@ -209,11 +216,11 @@ def freeze(log: Log, slices: Slices, seed: int, progress: Progress) -> Frozen:
         space = FeatureSpace.fit(list(state.users.values()), state.items, state.now, positives)
     rng = np.random.default_rng(seed)
     until_judged = [*slices.trained, *slices.judged]
-    chunks = ChunkCollector(space, [], slices.trained, rng)
-    judged = VisitCollector(space, slices.trained, slices.judged, VISITS_JUDGED, rng)
-    measured = VisitCollector(space, until_judged, slices.measured, VISITS_MEASURED, rng)
+    chunks = ChunkCollector(space, [], slices.trained, rng, log.repeats)
+    judged = VisitCollector(space, slices.trained, slices.judged, VISITS_JUDGED, rng, log.repeats)
+    measured = VisitCollector(space, until_judged, slices.measured, VISITS_MEASURED, rng, log.repeats)
     looked = [
-        ChunkCollector(space, before, pairs, np.random.default_rng([seed, 1]))
+        ChunkCollector(space, before, pairs, np.random.default_rng([seed, 1]), log.repeats)
         for before, pairs in ((slices.trained, slices.judged), (until_judged, slices.measured))
     ]
     collectors: list[ChunkCollector | VisitCollector] = [chunks, judged, measured, *looked]
@@ -347,7 +354,7 @@ def main(
     logs.setup(configuration, "bootstrap")
     run(
         data, registry or configuration.registry, epochs=epochs, seed=seed, context=context or (),
-        future_seconds=configuration.future_seconds,
+        future_seconds=configuration.future_seconds, repeats=Policy.of(configuration).repeats,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from feed.errors import BadModel
 from feed.learning.state import CREATED_BY
 from feed.models import snapshot
 from feed.registry import Registry
+from feed.repeats import Repeats
 from feed.trial import Comparison, Scorer, Verdict, history
 
 log = structlog.get_logger()
@@ -21,10 +22,11 @@ PROGRESS = 1000  # requests with evidence between two lines of progress
 
 @dataclass
 class Running:
-    """A trial or a watch: the ledger's line that opened it, and how far it is."""
+    """A trial or a watch: the ledger's line that opened it, how far it is, and whether its champion shows items again."""
 
     opened: history.Line
     comparison: Comparison
+    repeats: bool = False
     told: int = 0
 
     @property
@@ -91,10 +93,11 @@ class Contenders:
         """The comparison that this line opened, at its beginning; None, which is said, if a version cannot be read."""
         try:
             champion, challenger = (snapshot.load(self._registry.folder(opened[role])) for role in ("champion", "challenger"))
+            repeats = Repeats.of_version(champion.manifest).ever
         except BadModel as error:
             log.error("cannot compare", reason=str(error), champion=opened["champion"], challenger=opened["challenger"])
             return None
-        return Running(opened, Comparison(Scorer(champion), Scorer(challenger), opened["alpha"]))
+        return Running(opened, Comparison(Scorer(champion), Scorer(challenger), opened["alpha"]), repeats)
 
     def learners(self, version: str) -> bool:
         """Whether the learner made this version; one that is gone does not serve, so it does not matter."""

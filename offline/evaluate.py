@@ -63,11 +63,12 @@ def run(data: Dataset, plan: Plan, log: Log, parts: tuple[Slice, Slice], test: b
     tuning, part = parts[0], parts[int(test)]
     targets = [int(log.rows.until(one.end).first[one.start :].sum()) for one in (tuning, part)]
     if not targets[1]:
+        unmet, remedy = ("", "") if log.rows.repeats else (" that the user had never met", "count repeats with --repeats, ")
         raise BadData(
             f"nothing to rank in the {part.name} slice: none of its {part.end - part.start} rows begins a positive event "
-            f"on an item of the catalogue that the user had never met; in the whole log {int(log.rows.positive.sum())} events "
+            f"on an item of the catalogue{unmet}; in the whole log {int(log.rows.positive.sum())} events "
             f"are positive, and its kinds of events are {', '.join(KINDS[k] for k in sorted({*log.rows.kind.tolist()}))}; "
-            "name others with --positive, or move --tune-from and --test-from"
+            f"name others with --positive, {remedy}or move --tune-from and --test-from"
         )
     with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(plan.model)
@@ -168,6 +169,8 @@ def count(path: Path, folder: str, result: dict[str, Any]) -> tuple[int, int]:
     how = [ran["protocol"], f"positive {'+'.join(ran['positive'])}", _words(ran["parameters"])]
     if ran["protocol"] == "progressive":
         how.append(f"state every {ran['state_every']}, weights every {ran['learn_every']}")
+    if ran.get("repeats"):
+        how.append("repeats")
     how.append(f"seed {ran['seed']}")
     cells = [
         str(number), utc(time.time()).strftime("%Y-%m-%d %H:%M"), ran["commit"], f"{folder.replace('|', '/')} {ran['data']}",
@@ -223,6 +226,7 @@ def main(
     positive: Annotated[
         str | None, typer.Option(help="kinds of events that count as relevant, comma-separated; default: all positive ones")
     ] = None,
+    repeats: Annotated[bool, typer.Option("--repeats", help="rank what a user has met before as well, and count it")] = False,
     state_every: Annotated[int, typer.Option(min=1, help="history and counts are refreshed every so many events")] = 1,
     learn_every: Annotated[
         int | None, typer.Option(min=0, help="weights learn every so many targets; 0: frozen; default: 1 where they can")
@@ -257,12 +261,13 @@ def main(
         raise BadSetting(f"--learn-every {learn_every}: the weights of {model} do not learn online: leave it out, or 0")
     tables_ = dataset.read(data, future_seconds=configuration.future_seconds)
     kinds = sorted(POSITIVES) if positive is None else [name.strip() for name in positive.split(",") if name.strip()]
-    log = load(tables_, kinds, configuration.attribution_seconds, seed)
+    log = load(tables_, kinds, configuration.attribution_seconds, seed, repeats)
     parts = slices(log.rows, _time("--tune-from", tune_from), _time("--test-from", test_from))
     learn = int(MODELS[model].online) if learn_every is None else learn_every
     plan = Plan(model, protocol, state_every, learn, seed, fixed(model, given or ()), tune)
     outcome, result = run(tables_, plan, log, parts, test)
     result["run"] |= {"positive": sorted(kinds), "window_seconds": configuration.attribution_seconds}
+    result["run"] |= {"repeats": True} if repeats else {}
     folder = out or Path("var") / "evaluate" / f"{model}-{parts[int(test)].name}"
     files.write(folder, outcome.targets, log, result)
     tables(result, console)

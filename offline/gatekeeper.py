@@ -111,7 +111,7 @@ class Gatekeeper:
         for running in (self._trial, self._watch):
             if running and self._done >= running.opened["from_offset"]:
                 later = [example for example in examples if example.at > running.opened["after"]]
-                self._compare(running.comparison, later)
+                self._compare(running.comparison, [example for example in later if running.repeats or not example.again])
         self._done += CHUNK
         self._catalogue.add(examples, self._done)
         self._decide()

@@ -17,6 +17,7 @@ from feed.io import kafka, publish
 from feed.io.arrived import read_described
 from feed.io.redis import claim_topics, connect
 from feed.models import snapshot
+from feed.ranking.arms import Policy
 from feed.registry import Registry
 from feed.settings import Settings
 from offline import bootstrap, rank
@@ -55,7 +56,10 @@ def seed(configuration: Settings, data: Path) -> None:
     client = connect(configuration.redis)
     claim_topics(client, topic_ids)
     publish.publish_log(configuration.broker, client, topic_ids, tables, publish.describe(data, tables))
-    bootstrap.run(data, configuration.registry, seed=configuration.world_seed, future_seconds=configuration.future_seconds)
+    bootstrap.run(
+        data, configuration.registry, seed=configuration.world_seed, future_seconds=configuration.future_seconds,
+        repeats=Policy.of(configuration).repeats,
+    )  # fmt: skip
     rank.run(configuration, configuration.registry.parent / "rankings.csv", described=read_described(configuration.broker))
 
 

@@ -27,6 +27,7 @@ from feed.models import examination
 from feed.models.pairs import Log, pairs_of
 from feed.models.snapshot import Snapshot
 from feed.models.two_tower import OF_PRIOR, scores
+from feed.repeats import ALWAYS, NEVER
 from offline import bootstrap
 
 REFRESHED = 32  # events after which items' vectors are made anew: rankers do so twice a second
@@ -42,12 +43,13 @@ class Served:
     def fit(self, rows: Rows, catalogue: Catalogue) -> None:
         """Bootstrap on the rows. Raises `BadData` if there is too little to learn from."""
         items, users = list(catalogue.items), list(catalogue.users)
-        log = Log(items, users, [event for _, event in events_of(rows, 0)])
+        repeats = ALWAYS if rows.repeats else NEVER
+        log = Log(items, users, [event for _, event in events_of(rows, 0)], repeats)
         slices = bootstrap.slices_of(pairs_of(log, self._seed), NAME)
         bootstrap.require_choice(log, slices, NAME)
         with Progress(disable=True) as progress:
             frozen, trained, _ = bootstrap.learn(log, slices, progress, seed=self._seed)
-        known = {"learned_until": float(rows.at[-1])}
+        known = {"learned_until": float(rows.at[-1]), "repeats": {"rule": str(repeats)}}
         start = Snapshot(trained.model, frozen.space, known, examination=examination.of(log.events))
         self._space, self._model = frozen.space, trained.model
         self._learner = Learner.begin("bootstrap", start, lambda version: (version, start), self._seed)

@@ -203,13 +203,38 @@ def test_an_engagement_that_nothing_explains_is_an_organic_example_beside_drawn_
     partition.wait()
     partition.batch(act(Like, 5, 3600, request=None))
     partition.wait()
-    (example,) = mine(partition.examples)
-    assert example.organic
+    example, later = mine(partition.examples)
+    assert (example.organic, example.again, later.again) == (True, False, True)
     assert labels(example) == {"5": {"view": 1, "click": 1}}
     others = [row.item.item_id for row in example.rows[1:]]
     assert len(set(others)) == 10
     assert "5" not in others
     assert example.user.numeric[0] == 0.0  # frozen before the engagement
+
+
+def test_coming_back_to_what_was_taken_makes_an_organic_example_each_time_which_says_so():
+    partition = Partition()
+    for at in (0, 600, 2 * 3600, 2 * 3600 + 60, 5 * 3600):  # the second and the fourth are of the same occasion
+        partition.batch(act(Click, 5, at, request=None, event_id=f"c{at}"))
+        partition.batch(act(View, 7, at + 1, request=None, event_id=f"v{at}"))
+    partition.wait()
+    found = [e for e in mine(partition.examples) if e.rows[0].item.item_id == "5"]
+    assert [(e.at - START, e.organic, e.again, labels(e)) for e in found] == [
+        (0, True, False, {"5": {"click": 2}}),
+        (2 * 3600, True, True, {"5": {"click": 2}}),
+        (5 * 3600, True, True, {"5": {"click": 1}}),
+    ]
+    assert "5" not in {row.item.item_id for e in found for row in e.rows[1:]}
+    assert len([e for e in mine(partition.examples) if e.rows[0].item.item_id == "7"]) == 1, "viewed, and never taken"
+
+
+def test_what_is_shown_again_is_labelled_as_the_first_time():
+    partition = Partition()
+    partition.batch(act(Click, 2, 0, request=None))
+    partition.batch(impression(7200), act(Click, 2, 7260))
+    partition.batch(act(Click, 2, 7300, request=None))
+    (shown,) = [e for e in mine(partition.wait()) if not e.organic]
+    assert (labels(shown), shown.again) == ({"2": {"click": 2}}, False)
 
 
 def test_an_engagement_with_a_request_whose_impression_never_comes_is_too_late_and_no_organic_example():

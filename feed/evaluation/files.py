@@ -13,7 +13,7 @@ from feed.evaluation.ranking import NAMES, Ranking
 from feed.evaluation.rows import Log
 
 KEYS = {"progressive": "event_id", "static": "user_id"}
-SAME = ("data", "protocol", "slice", "positive", "window_seconds", "rows")
+SAME = ("data", "protocol", "slice", "positive", "repeats", "window_seconds", "rows")
 
 
 def fingerprint(interactions: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 A visit is a user's run of engagements without a pause of 30 minutes. It is ranked as the feed at its beginning would have been:
 the user's features just before the first engagement, the items' at that moment, the full catalogue less what the user has
-consumed and what does not exist yet. Relevant is every positive of the visit.
+consumed (unless it may be shown again) and what does not exist yet. Relevant is every positive of the visit.
 
 What stands where in a log depends on what was shown: a policy that showed what was popular makes popularity look good over
 the full catalogue. `auc_looked_at` is free of that: it asks only whether what was taken stands above what the user looked at
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from feed.evaluation import metrics
-from feed.features import BatchState, FeatureSpace, Inputs, consumed
+from feed.features import BatchState, FeatureSpace, Inputs, kept_away
 from feed.features.near import Nearby
 from feed.models.pairs import Evidence, Pair, visits_of
+from feed.repeats import NEVER, Repeats
 
 GROUP = 16  # visits that share a moment of the catalogue
 FIGURES = ("auc", "ndcg_at_10", "precision_at_50", "recall_at_50", "auc_looked_at")
@@ -88,9 +89,15 @@ class VisitCollector:
     """
 
     def __init__(
-        self, space: FeatureSpace, before: Sequence[Pair], pairs: Sequence[Pair], bound: int, rng: np.random.Generator
+        self,
+        space: FeatureSpace,
+        before: Sequence[Pair],
+        pairs: Sequence[Pair],
+        bound: int,
+        rng: np.random.Generator,
+        repeats: Repeats = NEVER,
     ) -> None:
-        self._space, self._evidence = space, Evidence(space, before)
+        self._space, self._evidence, self._repeats = space, Evidence(space, before), repeats
         visits = [visit for visit in visits_of(pairs) if any(pair.positive for pair in visit)]
         kept = [visits[i] for i in np.sort(rng.choice(len(visits), min(bound, len(visits)), replace=False))]
         self._visits = {visit[0].event: visit for visit in kept}
@@ -106,14 +113,22 @@ class VisitCollector:
             self._freeze_catalogue(state, visit[0].at)
         user = state.user(visit[0].user_id)
         eligible = self._there.copy()
-        eligible[[row for item_id in consumed(user) if (row := state.items.row(item_id)) is not None]] = False
+        away = kept_away(user, visit[0].at, self._repeats, state.items.by_id)
+        eligible[[row for item_id in away if (row := state.items.row(item_id)) is not None]] = False
         relevant, left = np.zeros_like(eligible), np.zeros_like(eligible)
         for pair in visit:
             (relevant if pair.positive else left)[state.items.row(pair.item_id)] = True
         if (relevant & eligible).any():
             inputs = self._space.user_inputs([user], visit[0].at)
             self._pending.append(
-                _Visit(visit[0].user_id, inputs, eligible, relevant & eligible, left & eligible, state.items.nearby(user))
+                _Visit(
+                    visit[0].user_id,
+                    inputs,
+                    eligible,
+                    relevant & eligible,
+                    left & ~relevant & eligible,
+                    state.items.nearby(user),
+                )
             )
         if len(self._pending) == GROUP:
             self._close()

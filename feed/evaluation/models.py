@@ -10,6 +10,7 @@ from feed.errors import BadSetting
 from feed.evaluation.baselines.ease import Ease, ItemKnn
 from feed.evaluation.baselines.factors import Als, Bpr
 from feed.evaluation.baselines.naive import NaiveTwoTower
+from feed.evaluation.baselines.own import OwnFavourites
 from feed.evaluation.baselines.popular import Popular
 from feed.evaluation.baselines.sasrec import SasRec
 from feed.evaluation.protocol import Recommender
@@ -55,6 +56,7 @@ DECAYS = (0.95, 0.6, 0.7, 0.8, 0.9, 0.98, 0.99, 1.0)
 MODELS: Mapping[str, Model] = {
     "popular": Model(Popular),
     "decayed-popular": Model(Popular, {"half_life_days": HALF_LIVES}),
+    "own-favourites": Model(OwnFavourites, {"half_life_days": HALF_LIVES}),
     "item-knn": Model(
         ItemKnn,
         {

@@ -2,7 +2,7 @@
 
     for each row, in order:   a target begins here?  rank the full catalogue ─► learn (when its label is known) ─► observe
 
-Candidates are all items that exist, less those the user has met in any row; never a sample.
+Candidates are all items that exist, less those the user has met in any row (unless repeats count); never a sample.
 """
 
 import time
@@ -73,7 +73,7 @@ class Seen:
     """Which items each user has met, and how many events each has had."""
 
     def __init__(self, rows: Rows, catalogue: Catalogue, end: int) -> None:
-        self._created = catalogue.created
+        self._created, self._repeats = catalogue.created, rows.repeats
         self._met: dict[int, list[int]] = {}
         self.events = np.bincount(rows.user[:end][rows.opens[:end]], minlength=catalogue.n_users)
         met = np.flatnonzero(rows.new[:end] & rows.opens[:end])
@@ -90,7 +90,8 @@ class Seen:
     def candidates(self, user: int, at: float) -> np.ndarray:
         """bool (m,): what could be recommended."""
         possible: np.ndarray = self._created <= at
-        possible[self._met.get(user, [])] = False
+        if not self._repeats:
+            possible[self._met.get(user, [])] = False
         return possible
 
 
@@ -212,7 +213,7 @@ def static(
         found[shown_of[user]] = scores[rows.item[shown[shown_of[user]]]]
         for one, ks in ((ranker, targets[targets_of[user]]), (of_young, young[young_of[user]])):
             if len(ks):
-                one.add(user, user, events, scores, candidates, rows.item[ks])
+                one.add(user, user, events, scores, candidates, np.unique(rows.item[ks]))
 
     for done, user in enumerate(users.tolist()):
         clock.run("rank", lambda user=user: rank(user))  # type: ignore[misc]

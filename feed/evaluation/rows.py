@@ -2,7 +2,7 @@
 
 Rows of one user and item within `window` seconds of the first of them are one *event*: shown, viewed and liked is one
 thing that happened. An event is ranked at its first row. It is a *target* if any of its rows is positive and the user had
-never met the item before, in no row of whatever kind: an item that was shown is seen.
+never met the item before, in no row of whatever kind: an item that was shown is seen. With repeats every positive event is one.
 
 Users and items are codes drawn at random, because ids often follow time or popularity and would leak both.
 """
@@ -31,7 +31,7 @@ class Rows:
     `user`, `item` int32 codes; `at` float64 seconds since 1970; `kind` int8 index into `feed.events.KINDS`; `dwell` float32
     seconds, nan unknown; `event` int32: the row that the row's event begins with; `opens` bool: it is that row itself;
     `new` bool: the event is the user's first with the item; `positive` bool: the row that makes its event positive (one an
-    event); `first` bool: a target begins here.
+    event); `first` bool: a target begins here. `repeats`: what the user has met before is ranked and can be a target, too.
     """
 
     user: np.ndarray
@@ -44,6 +44,7 @@ class Rows:
     new: np.ndarray
     positive: np.ndarray
     first: np.ndarray
+    repeats: bool = False
 
     def __len__(self) -> int:
         return len(self.user)
@@ -55,7 +56,7 @@ class Rows:
 
     def until(self, end: int) -> "Rows":
         """The first `end` rows, targets only as far as these rows know."""
-        columns = {name: getattr(self, name)[:end] for name in self.__dataclass_fields__}
+        columns = {name: getattr(self, name)[:end] for name in self.__dataclass_fields__ if name != "repeats"}
         rows = replace(self, **columns)
         first = np.zeros(end, bool)
         first[rows.event[rows.positive]] = True
@@ -109,7 +110,7 @@ class Log:
     item_ids: np.ndarray
 
 
-def load(data: Dataset, positive: Collection[str], window: float, seed: int) -> Log:
+def load(data: Dataset, positive: Collection[str], window: float, seed: int, repeats: bool = False) -> Log:
     """The dataset as columns. Raises `BadData` for a log without interactions, or a `positive` that is no kind of event."""
     if wrong := [name for name in positive if name not in KINDS]:
         raise BadData(f"--positive {wrong[0]!r} is none of {', '.join(KINDS)}")
@@ -128,9 +129,9 @@ def load(data: Dataset, positive: Collection[str], window: float, seed: int) -> 
     dwell = table["dwell_ms"].to_numpy("float32", na_value=np.nan) / 1000 if "dwell_ms" in table else np.full(len(at), np.nan)
     event, new = events(user, item, at, window)
     wanted = np.isin(kind, [KINDS.index(name) for name in positive])
-    rows = _rows(user.astype(np.int32), item.astype(np.int32), at, kind, dwell.astype(np.float32), event, new, wanted)
+    rows = _rows(user.astype(np.int32), item.astype(np.int32), at, kind, dwell.astype(np.float32), event, new, wanted, repeats)
     first = rows.first & np.isfinite(rows.at) & (catalogue.created[rows.item] != np.inf)
-    return Log(replace(rows, first=first), catalogue, users.to_numpy(), items.to_numpy())
+    return Log(replace(rows, first=first, repeats=repeats), catalogue, users.to_numpy(), items.to_numpy())
 
 
 def events(user: np.ndarray, item: np.ndarray, at: np.ndarray, window: float) -> tuple[np.ndarray, np.ndarray]:
@@ -151,14 +152,14 @@ def events(user: np.ndarray, item: np.ndarray, at: np.ndarray, window: float) ->
 
 def _rows(
     user: np.ndarray, item: np.ndarray, at: np.ndarray, kind: np.ndarray, dwell: np.ndarray,
-    event: np.ndarray, new: np.ndarray, wanted: np.ndarray,
+    event: np.ndarray, new: np.ndarray, wanted: np.ndarray, repeats: bool,
 ) -> Rows:  # fmt: skip
     positive = np.zeros(len(user), bool)
     rows = np.flatnonzero(wanted)
     positive[rows[np.unique(event[rows], return_index=True)[1]]] = True
     first = np.zeros(len(user), bool)
     first[event[positive]] = True
-    return Rows(user, item, at, kind, dwell, event, event == np.arange(len(user)), new, positive, first & new)
+    return Rows(user, item, at, kind, dwell, event, event == np.arange(len(user)), new, positive, first & (new | repeats))
 
 
 def _permuted(used: pd.Series, described: pd.Series, rng: np.random.Generator) -> pd.Index:

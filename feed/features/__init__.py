@@ -6,22 +6,26 @@ Stream, batch and server run these same objects.
 """
 
 from feed.features.batch import BatchState
+from feed.features.eligibility import kept_away
 from feed.features.frozen import FrozenItems, ItemFeatures, UserFeatures, freeze_user
 from feed.features.inputs import Inputs, InputSpec
 from feed.features.items import ItemTable
 from feed.features.space import FeatureSpace
 from feed.features.user import (
     SEEN,
+    OwnItems,
     UserState,
     consumed,
     hidden_before,
     is_repeat,
     new_user,
+    own_items,
     update_profile,
     update_user,
 )
 
 __all__ = [
-    "SEEN", "BatchState", "FeatureSpace", "FrozenItems", "InputSpec", "Inputs", "ItemFeatures", "ItemTable", "UserFeatures",
-    "UserState", "consumed", "freeze_user", "hidden_before", "is_repeat", "new_user", "update_profile", "update_user",
+    "SEEN", "BatchState", "FeatureSpace", "FrozenItems", "InputSpec", "Inputs", "ItemFeatures", "ItemTable", "OwnItems",
+    "UserFeatures", "UserState", "consumed", "freeze_user", "hidden_before", "is_repeat", "kept_away", "new_user", "own_items",
+    "update_profile", "update_user",
 ]  # fmt: skip

@@ -38,6 +38,7 @@ from feed.models.examination import Examination
 from feed.models.heads import Heads
 from feed.models.snapshot import Snapshot
 from feed.models.two_tower import SPREAD, SPREAD_OF, TwoTower
+from feed.repeats import NEVER, Repeats
 
 log = structlog.get_logger()
 
@@ -58,7 +59,8 @@ class Progress(Struct, kw_only=True):
     `position`: the next offset; `parent`: the version it began from, which knew everything until `known_until` (event time);
     `learned_until`: the newest event time learned from; `steps` tried and `examples` learned from since the beginning; `since`:
     steps taken since `parent`; `sequences`: the last one of each source; `raised`: the rate's factor for the next `raised_for`
-    examples; `running_loss`: of new examples before they were learned from; `viewed`: event time of the newest one with a view.
+    examples; `running_loss`: of new examples before they were learned from; `viewed`: event time of the newest one with a view;
+    `repeats`: when versions that come of `parent` show an item again (see `feed.repeats`).
     """
 
     seed: int
@@ -74,6 +76,7 @@ class Progress(Struct, kw_only=True):
     raised_for: int = 0
     running_loss: float | None = None
     viewed: float | None = None
+    repeats: str = str(NEVER)
     guard: Guard = field(default_factory=Guard.new)
 
 
@@ -146,7 +149,8 @@ class Learner:
     def begin(cls, version: str, start: Snapshot, load: Loader, seed: int = 0) -> "Learner":
         """Before the first record, with this version's weights."""
         learned_until = start.manifest.get("learned_until")
-        progress = Progress(seed=seed, parent=version, known_until=learned_until, learned_until=learned_until)
+        repeats = str(Repeats.of_version(start.manifest))
+        progress = Progress(seed=seed, parent=version, known_until=learned_until, learned_until=learned_until, repeats=repeats)
         return cls(Weights(start.model), start.space, progress, load, heads=start.heads, examination=start.examination)
 
     def take(self, offset: int, record: Record) -> Step | None:
@@ -192,11 +196,14 @@ class Learner:
         self.reservoir.reread()
         p.parent, p.since, p.guard, p.running_loss = version, 0, Guard.new(), None
         p.known_until = p.learned_until = start.manifest.get("learned_until")
+        p.repeats = str(Repeats.of_version(start.manifest))
         pending, self.pending = self.pending, []
         for example in pending:  # fewer than a step, so none is completed
             self._sort(example)
 
     def _add(self, example: Example) -> Step | None:
+        if example.again and not Repeats.parse(self.progress.repeats).ever:
+            return None
         self.catalogue.add(example)
         if viewed(example):
             self._view(example.at)

@@ -58,6 +58,7 @@ def save(folder: Path, learner: Learner, topic_id: str, created_at: str) -> None
         "steps_refused": p.guard.refused_ever,
         "running_loss": p.running_loss,
         "rate": learner.rate,
+        "repeats": {"rule": p.repeats},
     }
     if p.guard.held:
         manifest["held"] = p.guard.held

@@ -23,11 +23,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from feed.events import Impression
-from feed.features import BatchState, FeatureSpace, consumed
+from feed.features import BatchState, FeatureSpace, kept_away
 from feed.features.near import columns
 from feed.features.space import SEGMENTS
 from feed.models.pairs import Log, Pair, replay, visits_of
 from feed.models.two_tower import FUSED, NEAR, NEAR_OF_LOGIT, VECTOR, TwoTower, logit_alone
+from feed.repeats import Repeats
 
 POSITIVES = 2000  # the newest ones that weights are fitted to
 SKIPPED = 10  # viewed and skipped, at most so many a positive
@@ -79,7 +80,7 @@ def collect(model: TwoTower, space: FeatureSpace, log: Log, pairs: Sequence[Pair
                 vectors, age = model.item_logits(space.item_inputs(table, None, pair.at)), 0
             age += 1
             skipped = [table.row(other.item_id) for other in visit_of[pair] if not other.positive][:SKIPPED]
-            rows, stands_for = _candidates(state, pair, skipped, rng)
+            rows, stands_for = _candidates(state, pair, skipped, rng, log.repeats)
             user = users.setdefault(pair.user_id, len(users))
             inputs = space.user_inputs([state.user(pair.user_id)], pair.at)
             u = model.user_logits(inputs)[0]
@@ -96,13 +97,13 @@ def collect(model: TwoTower, space: FeatureSpace, log: Log, pairs: Sequence[Pair
 
 
 def _candidates(
-    state: BatchState, pair: Pair, skipped: Sequence[int | None], rng: np.random.Generator
+    state: BatchState, pair: Pair, skipped: Sequence[int | None], rng: np.random.Generator, repeats: Repeats
 ) -> tuple[np.ndarray, Tensor]:
     """The rows of a positive's `Choices`, int64 (m,), and what each of them stands for, float32 (m,)."""
     table, own = state.items, state.items.row(pair.item_id)
     possible = table.showable(pair.at)
-    consumed_rows = [table.row(item_id) for item_id in consumed(state.user(pair.user_id))]
-    possible[[row for row in (*consumed_rows, own) if row is not None]] = False
+    away = [table.row(item_id) for item_id in kept_away(state.user(pair.user_id), pair.at, repeats, table.by_id)]
+    possible[[row for row in (*away, own) if row is not None]] = False
     there = np.flatnonzero(possible)
     drawn = rng.permutation(there)[:CANDIDATES]
     stands_for = torch.full((1 + SKIPPED + len(drawn),), float(np.log(max(len(there), 1) / max(len(drawn), 1))))

@@ -54,11 +54,16 @@ Heads = Mapping[str, Head]  # by task; a task of which the log knew nothing has 
 
 def followed(log: Log, pairs: Sequence[Pair]) -> np.ndarray:
     """What followed each pair's first engagement, that included, within `WINDOW_SECONDS`: bool (pairs, tasks)."""
-    row = {(pair.user_id, pair.item_id): k for k, pair in enumerate(pairs)}
+    begins: dict[int, list[int]] = {}
+    for n, pair in enumerate(pairs):
+        begins.setdefault(pair.event, []).append(n)
+    row: dict[tuple[str, str], int] = {}  # of the newest pair of a user and item: there are several where items come again
     column = {task: k for k, task in enumerate(tasks())}
     labels = np.zeros((len(pairs), len(column)), np.bool_)
     seconds = np.zeros(len(pairs))
-    for event in log.events[min((pair.event for pair in pairs), default=0) :]:
+    first = min(begins, default=0)
+    for i, event in enumerate(log.events[first:], first):
+        row |= {(pairs[n].user_id, pairs[n].item_id): n for n in begins.get(i, ())}
         if not isinstance(event, Engagement):
             continue
         k = row.get((event.user_id, event.item_id))

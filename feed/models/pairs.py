@@ -5,13 +5,18 @@ views alone (and hides) a view does. It is frozen just before the user's *first*
 stands in the user's own history and gives the answer away. Items are frozen once a chunk, before its first pair. So no
 input knows the future; the label of a pair is what followed it, however late.
 
+Where items may be shown again (`Log.repeats`), taking one begins anew what can be learned of it: the user's next engagement
+with it is a pair of its own, if it comes more than `PAUSE_SECONDS` after the one before and no sooner than the rule allows.
+It is frozen just before that, when the history does know the item, as it will when serving; its label is what happened from
+there to the next such pair. So what was taken before and is viewed and skipped today is negative today.
+
 A log that shows things, of which fewer were viewed than taken, does not say what was left. There a pair is also what an
 impression showed and, by where it stood, was probably looked at (`feed.models.examination`). It is frozen just before the
 impression, and so is what was taken of it.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,10 +24,11 @@ import numpy as np
 
 from feed.catalogue import Item, User
 from feed.events import NEGATIVES, POSITIVES, Event, Impression, kind
-from feed.features import BatchState, FeatureSpace, Inputs
+from feed.features import BatchState, FeatureSpace, Inputs, kept_away, own_items
 from feed.features.near import SAID
 from feed.features.space import ITEM_EVIDENCE
 from feed.models import examination
+from feed.repeats import NEVER, Repeats
 
 PAUSE_SECONDS = 30 * 60  # between two visits
 CHUNK = 32  # pairs that share a moment of the catalogue and its sampled items
@@ -30,7 +36,8 @@ SAMPLED = 64  # items drawn a chunk
 
 
 class Pair(NamedTuple):
-    """`event`: index of the user's first engagement with the item, or look at it, at `at` (seconds since 1970)."""
+    """`event`: index of the user's first engagement with the item (since it was taken), or look at it, at `at` (seconds since
+    1970)."""
 
     event: int
     at: float
@@ -41,11 +48,24 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Log:
-    """A log in memory; events in time order."""
+    """A log in memory; events in time order. `repeats`: when its items may be shown again to who took them."""
 
     items: Sequence[Item]
     users: Sequence[User]
     events: Sequence[Event]
+    repeats: Repeats = NEVER
+
+
+@dataclass
+class _Met:
+    """A pair in the making: index of its first event, time of its newest, time when its user last took the item, ever."""
+
+    event: int
+    at: float
+    taken_at: float | None
+    positive: bool = False
+    viewed: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,29 +92,39 @@ def pairs_of(log: Log, seed: int = 0) -> list[Pair]:
 
     `seed`: of what is drawn as looked at in a log without views; of another log nothing is drawn.
     """
-    catalogue = {item.item_id for item in log.items}
+    wait = {item.item_id: log.repeats.seconds(item.category) for item in log.items}
     looks = examination.looks(log.events, seed) if examination.untold(log.events) else {}
-    first: dict[tuple[str, str], int] = {}
-    taken: set[tuple[str, str]] = set()
-    viewed: set[tuple[str, str]] = set()
-    refused: set[tuple[str, str]] = set()
+    found: list[tuple[str, str, _Met]] = []
+    newest: dict[tuple[str, str], _Met] = {}
+
+    def meet(i: int, event: Event, item_id: str) -> _Met:
+        met = newest.get((event.user_id, item_id))
+        taken_at = None if met is None else met.taken_at
+        again = met is not None and taken_at is not None and event.at - met.at > PAUSE_SECONDS
+        if met is None or (again and event.at - (taken_at or 0.0) >= wait[item_id]):
+            met = newest[event.user_id, item_id] = _Met(i, event.at, taken_at)
+            found.append((event.user_id, item_id, met))
+        met.at = event.at
+        return met
+
     for i, event in enumerate(log.events):
         if isinstance(event, Impression):
             for item_id in looks.get(i, ()):
-                if item_id in catalogue:
-                    first.setdefault((event.user_id, item_id), i)
-        elif event.item_id in catalogue:
-            pair = (event.user_id, event.item_id)
-            first.setdefault(pair, i)
-            name = kind(event)
+                if item_id in wait:
+                    meet(i, event, item_id)
+        elif event.item_id in wait:
+            met, name = meet(i, event, event.item_id), kind(event)
             if name in POSITIVES:
-                taken.add(pair)
+                met.positive, met.taken_at = True, event.at
             elif name in NEGATIVES:
-                refused.add(pair)
+                met.refused = True
             elif name == "view":
-                viewed.add(pair)
-    wanted = (taken or viewed) - refused
-    return [Pair(i, log.events[i].at, *pair, pair in wanted) for pair, i in first.items()]
+                met.viewed = True
+    taken = any(met.positive for _, _, met in found)
+    return [
+        Pair(met.event, log.events[met.event].at, user_id, item_id, (met.positive if taken else met.viewed) and not met.refused)
+        for user_id, item_id, met in found
+    ]
 
 
 def visits_of(pairs: Sequence[Pair]) -> list[list[Pair]]:
@@ -149,12 +179,22 @@ class Evidence:
 class ChunkCollector:
     """Freezes pairs into chunks while a log is replayed; `look` wants the state just before each event of `stops`.
 
-    `pairs` are those to freeze, `before` the earlier ones. Items that a user engaged with in either are no negatives. Pairs
-    after the last whole chunk are left out.
+    `pairs` are those to freeze, `before` the earlier ones. Items that a user engaged with in either are no negatives, but for
+    those that `repeats` lets come again at that moment and that the user does not engage with in the same visit: they could
+    have been shown as well. Pairs after the last whole chunk are left out.
     """
 
-    def __init__(self, space: FeatureSpace, before: Sequence[Pair], pairs: Sequence[Pair], rng: np.random.Generator) -> None:
-        self._space, self._rng = space, rng
+    def __init__(
+        self,
+        space: FeatureSpace,
+        before: Sequence[Pair],
+        pairs: Sequence[Pair],
+        rng: np.random.Generator,
+        repeats: Repeats = NEVER,
+    ) -> None:
+        self._space, self._rng, self._repeats = space, rng, repeats
+        visits = visits_of([*before, *pairs]) if repeats.ever else ()
+        self._in_visit = {(pair.user_id, pair.event): {p.item_id for p in visit} for visit in visits for pair in visit}
         self._engaged: dict[str, set[str]] = {}
         for pair in (*before, *pairs):
             self._engaged.setdefault(pair.user_id, set()).add(pair.item_id)
@@ -182,7 +222,7 @@ class ChunkCollector:
             self._users.append(self._space.user_inputs([user], pair.at))
             rows = np.array([state.items.row(pair.item_id), *self._sampled_rows], np.int64)
             self._near.append(state.items.nearby(user).at(rows).astype(np.float16))
-            mine = self._engaged[pair.user_id]
+            mine = self._engaged[pair.user_id].difference(self._again(pair, state))
             self._negative.append([item_id not in mine for item_id in self._sampled])
             self._evidence.add(pair)
 
@@ -192,6 +232,14 @@ class ChunkCollector:
         negative = np.array(self._negative, bool).reshape(-1, CHUNK, SAMPLED)
         near = np.stack(self._near).reshape(-1, CHUNK, 1 + SAMPLED, len(SAID))
         return Chunks(Inputs.concat(self._users), Inputs.concat(self._items), positive, negative, near)
+
+    def _again(self, pair: Pair, state: BatchState) -> Collection[str]:
+        """What the user has taken before and could be shown at that moment, but does not engage with."""
+        if not self._repeats.ever:
+            return ()
+        user = state.user(pair.user_id)
+        away = kept_away(user, pair.at, self._repeats, state.items.by_id)
+        return {*own_items(user, pair.at).ids} - {*away} - self._in_visit[pair.user_id, pair.event]
 
     def _freeze_items(self, chunk: Sequence[Pair], state: BatchState) -> None:
         table, now = state.items, chunk[0].at

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from feed.features import UserState, bloom, consumed, hidden_before
+from feed.features import UserState, bloom, hidden_before, kept_away
 from feed.ranking.index import Index
+from feed.repeats import Repeats
 
 
 def showable(index: Index, rows: np.ndarray, now: float) -> np.ndarray:
@@ -16,13 +17,14 @@ def showable(index: Index, rows: np.ndarray, now: float) -> np.ndarray:
     return np.asarray(index.known[rows] & (index.created[rows] <= now) & (now < index.until[rows]))
 
 
-def not_consumed(index: Index, rows: np.ndarray, states: Sequence[UserState]) -> np.ndarray:
-    """Drops what the user has engaged with, as far back as is remembered, and all that they have ever hidden. (users, n)."""
+def not_kept_away(index: Index, rows: np.ndarray, states: Sequence[UserState], now: float, repeats: Repeats) -> np.ndarray:
+    """Drops what the user has engaged with, as far back as is remembered, unless `repeats` lets it come again at `now`, and all
+    that they have ever hidden. (users, n)."""
     n, row_of = len(index), index.table.row
     keep = np.ones((len(states), n), np.bool_)
     for user, state in enumerate(states):
-        seen = [row for item_id in consumed(state) if (row := row_of(item_id)) is not None and row < n]
-        keep[user, seen] = False
+        away = kept_away(state, now, repeats, index.table.by_id)
+        keep[user, [row for item_id in away if (row := row_of(item_id)) is not None and row < n]] = False
         if (older := hidden_before(state)) is not None:
             keep[user] &= ~bloom.contains(older, index.hidden_bits)
     return keep[:, rows]

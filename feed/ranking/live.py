@@ -142,8 +142,10 @@ class Live:
         """Rank with this champion, complete before it is used; if it cannot be loaded, the ranker at hand goes on."""
         try:
             self._ranker = load(champion, self.table, self._policy, self.now())
-            by = self._ranker.ranked_by
-            log.info("ranking with a new champion", version=champion.version, generation=champion.generation, ranked_by=by)
+            log.info(
+                "ranking with a new champion", version=champion.version, generation=champion.generation,
+                ranked_by=self._ranker.ranked_by, repeats=str(self._ranker.repeats),
+            )  # fmt: skip
         except BadModel as error:
             log.error("the champion cannot be used", error=str(error), still_ranking_with=self.version)
             self._refused = champion
@@ -153,4 +155,8 @@ def load(champion: Champion, table: ItemTable, policy: Policy, now: float) -> Ra
     """A ranker of this champion over `table` at `now`. Raises `BadModel`, also for weights that are not finite."""
     loaded = snapshot.load(champion.path)
     loaded.require_finite()
-    return Ranker(loaded, champion.version, champion.generation, table, policy, now)
+    ranker = Ranker(loaded, champion.version, champion.generation, table, policy, now)
+    known = sorted(filter(None, table.categories))
+    if known and (unknown := [name for name, _ in ranker.repeats.categories if name not in known]):
+        log.warning("the rule for repeats names categories that no item has", categories=unknown, there_are=known[:20])
+    return ranker

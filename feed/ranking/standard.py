@@ -46,8 +46,8 @@ def candidates(snapshot: Snapshot, index: Index, states: Sequence[UserState], no
 
     over the tasks of the objective that this version has heads for; if there is none, the logit stands for the sum.
     """
-    rows = sources.catalogue(index)
-    eligible = filters.showable(index, rows, now) & filters.not_consumed(index, rows, states)
+    rows, repeats = sources.catalogue(index), policy.repeats_of(snapshot.manifest)
+    eligible = filters.showable(index, rows, now) & filters.not_kept_away(index, rows, states, now, repeats)
     users, near = scorers.user_vectors(snapshot, states, now), [index.table.nearby(state) for state in states]
     logits, popularity = scorers.logits(users, index.vectors, near)[:, rows], scorers.popularity(index, rows)
     objective = policy.objective.among(snapshot.heads)
@@ -100,8 +100,9 @@ class Ranker:
     """Ranks users with one version of the model over one item table.
 
     `generation` counts changes of the champion; `space` is how the version reads users and items; `ranked_by` says what
-    orders a feed; `clock` is the wall clock, for `made_at` only. The table is read when the ranker is made and at each
-    `refresh`, what goes together at each ranking. The same states, table, times and version give the same feeds.
+    orders a feed, `repeats` when an item may come again; `clock` is the wall clock, for `made_at` only. The table is read when
+    the ranker is made and at each `refresh`, what goes together at each ranking. The same states, table, times and version give
+    the same feeds.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Ranker:
         self.version, self.generation, self.policy = version, generation, policy
         self._snapshot, self._table, self._clock = snapshot, table, clock
         self.space = snapshot.space
-        self.ranked_by = policy.ranked_by(snapshot.heads)
+        self.ranked_by, self.repeats = policy.ranked_by(snapshot.heads), policy.repeats_of(snapshot.manifest)
         self.refresh(now)
 
     def refresh(self, now: float) -> None:

@@ -20,8 +20,8 @@ def dataset(rows, items=None, users=None):
     return Dataset(users, items, table)
 
 
-def log(rows, items=None, seed=0) -> Log:
-    return load(dataset(rows, items), POSITIVE, WINDOW, seed)
+def log(rows, items=None, seed=0, repeats=False) -> Log:
+    return load(dataset(rows, items), POSITIVE, WINDOW, seed, repeats)
 
 
 def two_camps(users=40, items=20, events=12, seed=0):

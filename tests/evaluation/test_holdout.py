@@ -7,6 +7,7 @@ from feed.evaluation.holdout import VisitCollector
 from feed.events import Click, View, utc
 from feed.features import FeatureSpace
 from feed.models.pairs import Log, pairs_of, replay
+from feed.repeats import ALWAYS
 
 START = 1_700_000_000.0
 ITEMS = ["old", "liked", "left", "other", "unborn"]
@@ -64,3 +65,23 @@ def test_summary_is_the_mean_inside_its_interval(groups):
     summary = holdout.summary(groups, holdout.popularity, seed=0)
     assert set(summary) == set(holdout.FIGURES)
     assert all(one["low"] <= one["mean"] <= one["high"] for one in summary.values())
+
+
+def test_where_items_come_again_a_visit_is_ranked_among_them_too():
+    events = [
+        event(Click, 0, "u", "old"),
+        event(View, 1, "u", "other"),
+        event(Click, 9000, "u", "old"),
+        event(View, 9001, "u", "left"),
+    ]
+    log = Log([Item(item_id=i) for i in ITEMS], [], events, ALWAYS)
+    found = pairs_of(log)
+    for _, state in replay(log, [2]):
+        space = FeatureSpace.fit(list(state.users.values()), state.items, state.now, {})
+    collector = VisitCollector(space, found[:2], found[2:], 10, np.random.default_rng(0), ALWAYS)
+    for stop, state in replay(log, collector.stops):
+        collector.look(stop, state)
+    (group,) = collector.groups()
+    assert [ITEMS[i] for i in np.flatnonzero(group.relevant[0])] == ["old"]
+    assert [ITEMS[i] for i in np.flatnonzero(group.left[0])] == ["left"]
+    assert [ITEMS[i] for i in np.flatnonzero(~group.eligible[0])] == ["other"], "viewed, and never taken"

@@ -89,6 +89,28 @@ def test_what_the_user_has_met_and_what_does_not_exist_yet_is_never_recommended(
     assert lists == [{"a", "b", "c"}, {"b", "c"}]
 
 
+REPEATED = [
+    ("u", "a", "click", 0),
+    ("v", "b", "click", 10),
+    ("u", "a", "click", 9000),
+    ("u", "b", "view", 9010),
+    ("u", "a", "click", 18000),
+]
+
+
+def test_with_repeats_what_the_user_has_met_is_ranked_and_is_a_target():
+    found = log(REPEATED, repeats=True)
+    outcome = progressive(Notes(), found, Slice("test", 2, 5))
+    assert outcome.targets.key.tolist() == [2, 4]
+    assert [set(found.item_ids[items[items >= 0]]) for items in outcome.targets.items] == [{"a", "b"}] * 2
+    assert len(progressive(Notes(), log(REPEATED), Slice("test", 2, 5)).targets) == 0
+
+
+def test_with_repeats_a_static_list_has_each_item_once_however_often_it_is_taken():
+    outcome = static(Notes(), log(REPEATED, repeats=True), Slice("test", 2, 5))
+    assert outcome.targets.values["recall_at_10"].tolist() == [1.0]
+
+
 def test_an_item_that_happened_before_its_creation_time_can_still_be_found():
     items = {"item_id": ["a", "b", "c"], "created_at": [None, START + pd.Timedelta(1, unit="D"), None]}
     outcome = progressive(Notes(), log(ROWS, items), Slice("test", 1, 5))

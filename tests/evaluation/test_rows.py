@@ -28,6 +28,14 @@ def test_what_the_user_has_met_before_is_no_target_not_even_if_it_was_only_shown
     assert rows.first.tolist() == [False, False, True]
 
 
+def test_with_repeats_every_positive_event_is_a_target_once():
+    met_before = [("u", "a", "click", 0), ("u", "a", "like", 60), ("u", "b", "impression", 70), ("u", "a", "view", 9000)]
+    rows = log([*met_before, ("u", "b", "click", 9000), ("u", "a", "click", 9010)], repeats=True).rows
+    assert rows.first.tolist() == [True, False, False, True, True, False]
+    assert rows.until(5).first.tolist() == [True, False, False, False, True]
+    assert rows.until(5).repeats
+
+
 def test_rows_until_a_moment_know_no_later_label():
     rows = log([("u", "a", "view", 0), ("u", "a", "like", 60)]).rows
     assert rows.first.tolist() == [True, False]

@@ -582,8 +582,10 @@ def test_a_batch_of_users_does_not_hide_that_open_windows_of_the_partition_are_l
     assert client.exists("user:2")  # nothing is applied
 
 
-def test_marks_of_an_earlier_version_which_counted_examples_are_lost_so_that_all_is_computed_anew(client):
-    client.hset("positions", "marks:I:0", '{"clock":1.7e9,"sequence":811,"late":3}')
+@pytest.mark.parametrize("marks", ['{"clock":1.7e9,"sequence":811,"late":3}', '{"clock":1.7e9,"examples":2,"late":3}'])
+def test_marks_of_an_earlier_version_are_lost_so_that_all_is_computed_anew(client, marks):
+    """Versions that numbered examples by a counter, and versions whose users' states had no `positives`."""
+    client.hset("positions", "marks:I:0", marks)
     assert FeatureStore(client).marks("I", 0) == Marks()
     with pytest.raises(Lost, match="positions"):
         FoldStore(client).marks("I", 0)

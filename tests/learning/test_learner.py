@@ -474,3 +474,28 @@ def test_the_manifest_says_what_the_others_rely_on(tmp_path):
     assert manifest["learned_until"] == LOG[2 * STEP - 1].at
     assert (manifest["steps"], manifest["examples"]) == (2, 2 * STEP)
     assert "held" not in manifest
+
+
+def test_only_a_version_that_shows_items_again_is_taught_by_those_who_came_back_and_what_it_makes_does_so_too(tmp_path):
+    back = [replace(taught.example(n, organic=True), again=True) for n in range(STEP)]
+    for rule, steps in (("never", 0), ("1d", 1)):
+        start = taught.world()[1]
+        start = dataclasses.replace(start, manifest={**start.manifest, "repeats": {"rule": rule}})
+        learner = Learner.begin("v000001", start, taught.no_restart)
+        for offset, one in enumerate(back):
+            learner.take(offset, one)
+        assert (learner.progress.steps, learner.progress.position) == (steps, STEP)
+        folder = tmp_path / rule
+        folder.mkdir()
+        state.save(folder, learner, "T", "now")
+        assert snapshot.read_manifest(folder)["repeats"] == {"rule": rule}
+        assert state.load(folder, taught.no_restart).progress.repeats == learner.progress.repeats
+
+
+def test_a_restart_takes_over_the_rule_of_the_version_that_it_begins_from():
+    start = taught.world()[1]
+    other = dataclasses.replace(start, manifest={**start.manifest, "repeats": {"rule": "always"}})
+    learner = Learner.begin("v000001", start, lambda version: (version, other))
+    assert learner.progress.repeats == "never"
+    learner.take(0, Restart("v000002", "why not"))
+    assert learner.progress.repeats == "always"

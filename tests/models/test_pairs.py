@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from feed.catalogue import Item, User
 from feed.events import Click, Hide, Impression, Like, Shown, View, utc
 from feed.features import BatchState, FeatureSpace
+from feed.models.heads import TASKS, followed
 from feed.models.pairs import CHUNK, SAMPLED, ChunkCollector, Evidence, Log, Pair, pairs_of, replay, visits_of
+from feed.repeats import ALWAYS, Repeats
 
 START = 1_700_000_000.0
 
@@ -41,6 +45,66 @@ def test_in_a_log_of_views_alone_a_view_is_positive():
 
 def test_items_outside_the_catalogue_make_no_pairs():
     assert pairs_of(log((Click, 0, "u", "unknown"))) == []
+
+
+HOUR = 3600
+AGAIN = (
+    (View, 0, "u", "a"), (Click, 2 * HOUR, "u", "a"),  # viewed, and taken later: one pair, whose label came late
+    (Like, 2 * HOUR + 60, "u", "a"),  # of the same occasion
+    (View, 5 * HOUR, "u", "a"), (View, 5 * HOUR + 9, "u", "b"),  # skipped this time
+    (Click, 9 * HOUR, "u", "a"), (View, 9 * HOUR, "u", "b"),
+)  # fmt: skip
+
+
+def told(found):
+    return [(p.at - START, p.item_id, p.positive) for p in found]
+
+
+def test_where_items_come_again_each_time_after_one_was_taken_is_a_pair_of_its_own():
+    assert told(pairs_of(log(*AGAIN))) == [(0, "a", True), (5 * HOUR + 9, "b", False)]
+    expected = [(0, "a", True), (5 * HOUR, "a", False), (5 * HOUR + 9, "b", False), (9 * HOUR, "a", True)]
+    assert told(pairs_of(replace(log(*AGAIN), repeats=ALWAYS))) == expected
+
+
+@pytest.mark.parametrize(("rule", "at"), [("6h", [0, 9]), ("7h", [0]), ("always, x=never", [0]), ("x=3h", [0, 9])])
+def test_what_the_rule_would_not_have_shown_again_is_no_pair_of_its_own(rule, at):
+    found = pairs_of(replace(log(*AGAIN), repeats=Repeats.parse(rule)))
+    assert [round((p.at - START) / HOUR) for p in found if p.item_id == "a"] == at
+
+
+def test_a_hidden_item_is_not_positive_from_the_time_it_was_last_taken_on():
+    events = log((Click, 0, "u", "a"), (Click, 5 * HOUR, "u", "a"), (Hide, 5 * HOUR + 5, "u", "a"))
+    assert [p.positive for p in pairs_of(replace(events, repeats=ALWAYS))] == [True, False]
+
+
+def test_what_followed_a_pair_is_not_what_followed_another_of_the_same_item():
+    events = replace(log(*AGAIN), repeats=ALWAYS)
+    clicked = followed(events, pairs_of(events))[:, TASKS.index("click")]
+    assert clicked.tolist() == [False, False, False, True], "the first click came hours after the first look"
+
+
+def test_without_views_what_is_shown_again_is_looked_at_again():
+    events = log((Click, 0, "u", "a"), (Impression, 5 * HOUR, "u", "a"), (Click, 5 * HOUR + 1, "u", "a"))
+    found = pairs_of(replace(events, repeats=ALWAYS))
+    assert [(p.event, p.positive) for p in found] == [(0, True), (1, True)]
+
+
+def test_own_items_are_negatives_where_they_could_be_shown_and_are_not_engaged_with_in_the_visit(space, world):
+    """Everybody takes each third of 60 items, and from then on nothing but the first of theirs, every day."""
+    again = [event(Click, 10**5 * day + user, f"u{user}", f"i{-user % 3}") for day in range(1, 5) for user in range(18)]
+    events = [*world.events, *sorted(again, key=lambda e: e.at)]
+    for repeats, own in ((ALWAYS, True), (Repeats.parse("30d"), False)):
+        log = Log(world.items, [], events, repeats)
+        found = pairs_of(log)
+        collector = ChunkCollector(space, found[:360], found[360:], np.random.default_rng(0), repeats)
+        assert bool(found[360:]) == own
+        for stop, state in replay(log, collector.stops):
+            collector.look(stop, state)
+        if own:
+            chunks = collector.chunks()
+            assert chunks.positive.all()
+            left_out = (~chunks.negative).mean(axis=2)
+            assert 0 < left_out.max() < 0.1, "one item of sixty, and not the twenty that were taken once"
 
 
 def shown(at, user, *items):

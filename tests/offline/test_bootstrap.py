@@ -14,7 +14,9 @@ from feed.events import ENGAGEMENTS, Click, Hide, Impression, Shown, View, adopt
 from feed.models import fusion, snapshot
 from feed.models.fusion import CONSTANT
 from feed.registry import Registry
+from feed.repeats import Repeats
 from offline import bootstrap
+from producers.generate import generate
 
 START = 1_700_000_000.0
 ROOT = Path(__file__).parents[2]
@@ -86,6 +88,50 @@ def test_the_same_log_and_seed_give_the_same_weights(trained, tmp_path):
     again = bootstrap.run(data, tmp_path, epochs=6)
     sums = [snapshot.read_manifest(Registry(p).folder(o.version))["sha256"] for p, o in ((path, outcome), (tmp_path, again))]
     assert sums[0] == sums[1]
+
+
+def write_regulars(folder, users=30, items=40, n=2400):
+    """Each user goes to the same three items eight times in ten."""
+    draw = np.random.default_rng(0)
+    events = []
+    for k in range(n):
+        user = k % users
+        item = (3 * user + draw.integers(3)) % items if draw.random() < 0.8 else draw.integers(items)
+        about = {"event_id": f"e{k}", "user_id": f"u{user}", "item_id": f"i{item}", "occurred_at": utc(START + 600 * k)}
+        events.append(Click(**about))
+    catalogue = [Item(item_id=f"i{i}", category=f"c{i % 3}") for i in range(items)]
+    dataset.write(dataset.from_events(events, catalogue, [User(user_id=f"u{u}") for u in range(users)]), folder)
+    return folder
+
+
+def test_a_log_of_repeats_trains_a_version_whose_feeds_show_again_what_was_taken(tmp_path, capsys):
+    data = write_regulars(tmp_path / "data")
+    outcome = bootstrap.run(data, tmp_path / "registry", epochs=2)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "of the log's later positives are of an item that the user took before" in shown
+    assert "may be shown again: always (by the log)" in shown
+    loaded = snapshot.load(Registry(tmp_path / "registry").champion().path)
+    repeats = loaded.manifest["repeats"]
+    assert repeats["share"] > 0.75
+    assert (repeats["positives"], repeats["rule"], repeats["by"]) == (480, "always", "the log")
+    assert repeats["median_seconds"] > 0
+    assert loaded.manifest["trained_on"]["positives"] == pytest.approx(0.8 * 2400, abs=5), "each of them, not one a pair"
+    assert outcome.figures["learned"]["ndcg_at_10"]["mean"] > outcome.figures["popular"]["ndcg_at_10"]["mean"]
+
+
+def test_a_log_in_which_nothing_is_taken_twice_says_never(tmp_path):
+    generate(tmp_path / "data", 60, 300, 3000, 0)
+    bootstrap.run(tmp_path / "data", tmp_path / "registry", epochs=1)
+    repeats = snapshot.load(Registry(tmp_path / "registry").champion().path).manifest["repeats"]
+    assert (repeats["share"], repeats["rule"], repeats["by"]) == (0.0, "never", "the log")
+
+
+def test_the_setting_wins_over_the_log(tmp_path, capsys):
+    bootstrap.run(write_regulars(tmp_path / "data"), tmp_path / "registry", epochs=1, repeats=Repeats.parse("never"))
+    assert "may be shown again: never (by FEED_REPEATS)" in " ".join(capsys.readouterr().out.split())
+    manifest = snapshot.load(Registry(tmp_path / "registry").champion().path).manifest
+    assert (manifest["repeats"]["rule"], manifest["repeats"]["by"]) == ("never", "FEED_REPEATS")
+    assert manifest["trained_on"]["positives"] < 1000
 
 
 @pytest.mark.parametrize("kinds", [(Click, Click), (View, View)])

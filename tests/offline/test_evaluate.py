@@ -103,6 +103,54 @@ def test_only_test_runs_score_the_last_fifth_and_each_is_counted(camps, counted,
     assert "test run 1 of this log, 3 of all" in shown
 
 
+def regulars(users=20, items=12, visits=15, seed=0):
+    """Each user goes to one item of their own three times in four, else to any."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            f"u{user}",
+            f"i{user % items if rng.random() < 0.75 else rng.integers(items)}",
+            "click",
+            3600.0 * (visit * users + user),
+        )
+        for visit in range(visits)
+        for user in range(users)
+    ]
+
+
+def test_with_repeats_own_favourites_beat_what_is_popular_and_the_run_says_so(tmp_path, counted):
+    dataset.write(logs.dataset(regulars()), tmp_path / "log")
+    for model in ("own-favourites", "popular", "served"):
+        run(
+            "--data",
+            tmp_path / "log",
+            "--model",
+            model,
+            "--repeats",
+            "--no-tune",
+            "--learn-every",
+            0,
+            "--out",
+            tmp_path / model,
+        )
+    own, popular, served = (report(tmp_path / model)["figures"]["all"] for model in ("own-favourites", "popular", "served"))
+    assert own["rankings"] == popular["rankings"] == served["rankings"] == 30
+    assert own["ndcg_at_10"]["low"] > popular["ndcg_at_10"]["high"]
+    assert report(tmp_path / "popular")["run"]["repeats"]
+    run("--data", tmp_path / "log", "--model", "popular", "--test", "--repeats", "--out", tmp_path / "test")
+    assert ", repeats, seed 0 |" in counted.read_text()
+    run("--data", tmp_path / "log", "--model", "popular", "--out", tmp_path / "without")
+    with pytest.raises(BadData, match="cannot be compared: repeats is"):
+        run("--compare", tmp_path / "popular", tmp_path / "without")
+
+
+def test_a_slice_with_nothing_but_repeats_names_the_option(tmp_path, counted):
+    rows = [("u", f"i{k % 5}", "click", 3600.0 * k) for k in range(100)]
+    dataset.write(logs.dataset(rows), tmp_path / "log")
+    with pytest.raises(BadData, match=r"had never met; .*count repeats with --repeats, "):
+        run("--data", tmp_path / "log", "--model", "popular", "--out", tmp_path / "run")
+
+
 def test_static_lists_are_by_user(camps, tmp_path):
     run("--data", camps, "--model", "ease", "--no-tune", "--protocol", "static", "--out", tmp_path / "run")
     recs = pd.read_csv(tmp_path / "run" / "recs.csv")

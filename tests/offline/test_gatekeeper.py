@@ -4,6 +4,7 @@ import json
 from itertools import count
 
 import pytest
+from msgspec.structs import replace
 
 from feed.examples import RaiseRate, Restart
 from feed.io.kafka import Record, Sender, ensure_topics, follow_topic
@@ -104,6 +105,16 @@ def test_copies_of_examples_count_once(registry):
     run(gatekeeper(registry, limit=100), twice, until=lambda: "gave up" in events(registry))
     assert 100 <= line(registry, "gave up")["with_evidence"] < 100 + CHUNK  # a chunk of the log holds half as many
     assert line(registry, "gave up")["requests"] == line(registry, "gave up")["offset"] / 2 - 200  # those were too early
+
+
+@pytest.mark.parametrize(("rule", "counted"), [("never", 0), ("always", 500 - 500 % CHUNK)])
+def test_who_came_back_to_what_they_took_is_evidence_only_where_the_champion_shows_items_again(registry, rule, counted):
+    registry.promote(publish(registry, OTHER, challenger=False, repeats={"rule": rule}))
+    publish(registry, TRUTH)
+    back = [replace(example, again=True) for example in requests(500)]
+    keeper = gatekeeper(registry)
+    run(keeper, [Record("training-examples", 0, offset, b"", encode(example)) for offset, example in enumerate(back)])
+    assert keeper._trial.comparison.requests == counted
 
 
 def verdicts(registry, log, kill_at):
