@@ -74,7 +74,7 @@ class Truth:
     def __init__(self, registry: Registry, versions: list[str], features: FeatureStore) -> None:
         table, ids = features.load_items(), [str(u) for u in range(USERS)]
         states, now = [state for state in features.users(ids) if state is not None], features.now()
-        near = [table.nearby(state) for state in states]
+        near = [table.nearby(state, now) for state in states]
         self._versions, self._items, self._scores = versions, {i: k for k, i in enumerate(table.ids)}, {}
         for version in versions:
             loaded = snapshots.load(registry.folder(version))

@@ -78,7 +78,12 @@ class Forgetful(Reservoir):
     """Nothing is learned again."""
 
     def draw(
-        self, n: int, rng: np.random.Generator, space: FeatureSpace, examination: Examination | None = None
+        self,
+        n: int,
+        rng: np.random.Generator,
+        space: FeatureSpace,
+        examination: Examination | None = None,
+        repeats: bool = False,
     ) -> list[Prepared]:
         """None."""
         return []

@@ -215,7 +215,7 @@ class Attribution:
         elif event.at < before - self._seconds:
             self._late += 1
         elif (again := _taken_before(event, state)) or event.item_id not in consumed(state):
-            drawn = self._items.draw(state, crc32(event.event_id.encode()), {event.item_id, *consumed(state)})
+            drawn = self._items.draw(state, event.item_id, crc32(event.event_id.encode()))
             rows = [Row(self._items[event.item_id]), *(Row(item, stands_for=n) for item, n in drawn)]
             self._open(pending, event, state, offset, event.event_id, rows, before, organic=True, again=again).join(event)
 

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from feed.errors import Unreadable, last_line
 from feed.events import LARGEST_WHOLE, LONGEST_LIST, NEGATIVES, POSITIVES, Context, Id, Number, Place, Propensity, Text
-from feed.features.frozen import BAGS, NEAREST, UNSAID, ItemFeatures, Said, UserFeatures
+from feed.features.frozen import BAGS, NEAREST, UNSAID, ItemFeatures, Told, UserFeatures
 from feed.features.items import NUMERIC as ITEM_NUMERIC
 from feed.features.user import NUMERIC as USER_NUMERIC
 
@@ -40,7 +40,7 @@ class Row(Struct, frozen=True, omit_defaults=True):
     source: Text | None = None
     labels: dict[str, Count] = {}
     dwell_ms: Count = 0
-    near: tuple[Said, Said] = UNSAID
+    near: Told = UNSAID
     stands_for: Annotated[float, Meta(ge=0, le=LARGEST_WHOLE)] = 0.0
 
     @property

@@ -75,7 +75,7 @@ class Served:
                 self._stale = 0
             self._items[:, OF_PRIOR] = torch.from_numpy(table.prior(at)[: len(self._items)])
             users = self._model.user_vectors(self._space.user_inputs([state], at))
-            logits = scores(users, self._items, [table.nearby(state)])[0].numpy()
+            logits = scores(users, self._items, [table.nearby(state, at)])[0].numpy()
         by_code = np.full(self._items_there, np.float32(logits.min()))
         by_code[self._codes] = logits
         return by_code

@@ -64,7 +64,7 @@ def logits(trained: Snapshot, state: BatchState, users: Sequence[UserState]) -> 
         v = trained.model.item_vectors(trained.space.item_inputs(state.items, None, NOW)).double()
     rows, found = np.arange(len(state.items)), np.zeros((len(u), len(v)))
     for k, user in enumerate(users):
-        said = columns(state.items.nearby(user).at(rows))
+        said = columns(state.items.nearby(user, NOW).at(rows))
         found[k] = [float(u[k] @ v[i]) + float(u[k, -NEAR:] @ torch.from_numpy(said[i]).double()) for i in rows]
     return found
 

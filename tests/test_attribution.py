@@ -113,7 +113,7 @@ def test_what_the_history_says_is_frozen_as_of_the_impression_of_each_row_and_of
     monkeypatch.setattr(frozen, "NEAREST", most)
     partition = gone_together()
     partition.batch(act(Like, 7, -60.0, request=None))
-    said = partition.state.items.nearby(partition.state.user("1"))
+    said = partition.state.items.nearby(partition.state.user("1"), partition.state.now)
     partition.batch(impression(items=(6, 1, 5)), act(Click, 5, 3.0))
     partition.batch(act(Like, 5, 4.0, request=None), act(Like, 8, 5.0, request=None))
     (example,) = [e for e in mine(partition.wait()) if not e.organic and e.user.user_id == "1"]
@@ -127,7 +127,7 @@ def test_what_the_history_says_is_frozen_as_of_the_impression_of_each_row_and_of
 def test_the_rows_of_an_organic_example_have_what_the_history_says_too_also_the_drawn_ones():
     partition = gone_together()
     partition.batch(act(Like, 7, -60.0, request=None))
-    said = partition.state.items.nearby(partition.state.user("1"))
+    said = partition.state.items.nearby(partition.state.user("1"), partition.state.now)
     for item in range(8, 20):  # of so many examples some draw 4, 5 or 6
         partition.batch(act(View, item, float(item), request=None))
     rows = [row for e in mine(partition.wait()) if e.user.user_id == "1" and e.user.near for row in e.rows]

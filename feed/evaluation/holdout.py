@@ -127,7 +127,7 @@ class VisitCollector:
                     eligible,
                     relevant & eligible,
                     left & ~relevant & eligible,
-                    state.items.nearby(user),
+                    state.items.nearby(user, pair.at),
                 )
             )
         if len(self._pending) == GROUP:

@@ -3,7 +3,7 @@
 Ranking reads states through the same `freeze_user`, so what a model learns from is what it will be served.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -13,18 +13,19 @@ from feed.events import Attribute, Id, Number, Text
 from feed.features import items as item_features
 from feed.features import user as user_features
 from feed.features.items import ItemTable
-from feed.features.near import SAID, Nearby
-from feed.features.user import UserState
+from feed.features.near import SAID, TAKEN_BESIDE, Nearby
+from feed.features.user import UserState, consumed
 
 # bags and how many of their tokens are read, strongest first
 BAGS = {"categories": 16, "creators": 16, "tags": 24, "recent": 50, "lately_categories": 8, "lately_tags": 12}
 NEAREST = 64  # items of which a history says most
-STRATUM, DRAWN = 64, (5, 8, 8)  # items beside an organic engagement: near ones, popular ones, others
+STRATUM, DRAWN = 64, (5, 5, 8, 8)  # items beside an organic engagement: taken before, near ones, popular ones, others
 POPULARITY = item_features.NUMERIC.index("engagement_1d")
-UNSAID = (0.0, 0.0)  # the one object that an encoder leaves out
-Said = Annotated[float, Meta(ge=0, le=10_000)]  # by co-visitation
+UNSAID = (0.0, 0.0, 0.0, 0.0)  # the one object that an encoder leaves out
+Said = Annotated[float, Meta(ge=0, le=1e9)]  # by a history, see `feed.features.near`
+Told = tuple[Said, Said, Said, Said]  # x, y, n, t
 Weight = Annotated[float, Meta(ge=-100, le=100)]  # of a token in a bag
-NearItem = tuple[str, Said, Said]  # its id, and what is said of it
+NearItem = tuple[str, Said, Said]  # its id, x and y
 _BAG_FEATURES = {feature.name: feature for feature in user_features.USER_FEATURES if feature.name in BAGS}
 
 
@@ -72,7 +73,7 @@ def freeze_user(state: UserState, now: float) -> UserFeatures:
 
 def nearby(near: Sequence[NearItem], row: Mapping[str, int]) -> Nearby:
     """A user's `near` by rows: of the items that have a `row`."""
-    said = sorted((row[item_id], together, after) for item_id, together, after in near if item_id in row)
+    said = sorted((row[item_id], together, after, 0.0, 0.0) for item_id, together, after in near if item_id in row)
     values = np.array(said, np.float64).reshape(len(said), 1 + len(SAID))
     return Nearby(values[:, 0].astype(np.int64), values[:, 1:].astype(np.float32))
 
@@ -92,37 +93,42 @@ class FrozenItems:
             frozen = self._frozen[item_id] = self._freeze(item_id)
         return frozen
 
-    def near(self, state: UserState, item_ids: Sequence[str]) -> tuple[tuple[NearItem, ...], list[tuple[float, float]]]:
+    def near(self, state: UserState, item_ids: Sequence[str]) -> tuple[tuple[NearItem, ...], list[Told]]:
         """What the user's history says: of the `NEAREST` items of which it says most (ties by id), and of the given ones."""
-        said = self._table.nearby(state)
+        said = self._table.nearby(state, self._now)
         rows = [self._table.row(item_id) for item_id in item_ids]
         own = _rounded(said.at(np.array([-1 if row is None else row for row in rows], np.int64)))
-        most, strongest = said.said[:, 0], said.rows
+        most, strongest = said.said[:, 0], said.rows[said.said[:, 0] > 0]
         if len(most) > NEAREST:
             least = np.partition(most, -NEAREST)[-NEAREST] - 1e-5  # with all that may be as much, rounded
-            strongest = strongest[most >= least]
+            strongest = said.rows[(most >= least) & (most > 0)]
         named = zip(strongest.tolist(), _rounded(said.at(strongest)), strict=True)
-        entries = [(self._table.ids[row], together, after) for row, (together, after) in named]
+        entries = [(self._table.ids[row], together, after) for row, (together, after, *_) in named]
         return tuple(sorted(entries, key=lambda entry: (-entry[1], entry[0]))[:NEAREST]), own
 
-    def draw(self, state: UserState, seed: int, without: Collection[str]) -> list[tuple[ItemFeatures, float]]:
-        """Different items that may be shown to the user now, each with how many it stands for.
+    def draw(self, state: UserState, item_id: str, seed: int) -> list[tuple[ItemFeatures, float]]:
+        """Different items that the user could be shown now in place of `item_id`, each with how many it stands for.
 
-        By chance, from three strata as in `DRAWN`: of the `STRATUM` items of which the history says most, of the `STRATUM` of
-        the others that are most popular, and of the rest. Drawn from all alike, the items that compete with what is taken are
-        hardly ever among so few, and weights that are learned from them lose a tenth of the quality on some logs.
+        By chance, from four strata as in `DRAWN`: of what the user took before (for versions that show it again), of the
+        `STRATUM` others of which the history says most, of the `STRATUM` that are then most popular, and of the rest. Drawn
+        from all alike, the items that compete with what is taken are hardly ever among so few, and weights that are learned
+        from them lose a tenth of the quality on some logs.
         """
         table, numeric = self._table, self._numbers()
         possible = table.showable(self._now)
-        possible[[row for item_id in without if (row := table.row(item_id)) is not None]] = False
-        said = table.nearby(state).among(possible)
-        nearest = said.rows[np.argsort(-said.said[:, 0], kind="stable")[:STRATUM]]
+        possible[[row for other in (item_id, *consumed(state)) if (row := table.row(other)) is not None]] = False
+        said = table.nearby(state, self._now)
+        there = table.showable(self._now)[said.rows] & (said.rows != table.row(item_id))
+        own = said.rows[(said.said[:, TAKEN_BESIDE] > 0) & there]
+        possible[own] = False
+        near = said.among(possible)
+        nearest = near.rows[np.argsort(-near.said[:, 0], kind="stable")[:STRATUM]]
         possible[nearest] = False
         others = np.flatnonzero(possible)
         popular = others[np.argsort(-numeric[others, POPULARITY], kind="stable")[:STRATUM]]
         possible[popular] = False
         rng, found = np.random.default_rng(seed), []
-        for stratum, n in zip((nearest, popular, np.flatnonzero(possible)), DRAWN, strict=True):
+        for stratum, n in zip((own, nearest, popular, np.flatnonzero(possible)), DRAWN, strict=True):
             drawn = rng.permutation(stratum)[:n].tolist()
             found += [(self[table.ids[row]], round(len(stratum) / len(drawn), 3)) for row in drawn]
         return found
@@ -141,9 +147,9 @@ class FrozenItems:
         return self._numeric
 
 
-def _rounded(values: np.ndarray) -> list[tuple[float, float]]:
-    pairs = np.round(values.astype(np.float64), 5).tolist()
-    return [(together, after) if together or after else UNSAID for together, after in pairs]
+def _rounded(values: np.ndarray) -> list[Told]:
+    found = np.round(values.astype(np.float64), 5).tolist()
+    return [(x, y, n, t) if x or y or n else UNSAID for x, y, n, t in found]
 
 
 _UNSEEN = (-1.0,) + (0.0,) * (len(item_features.NUMERIC) - 1)  # the age is unknown

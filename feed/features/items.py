@@ -8,7 +8,7 @@ from feed.catalogue import Item
 from feed.events import KINDS, POSITIVES, Event
 from feed.features import counts
 from feed.features.near import Near, Nearby
-from feed.features.user import UserState
+from feed.features.user import CHOSEN, UserState, own_items
 
 PRIOR = (
     "age_hours", "engagement_15m", "engagement_1h", "engagement_6h", "engagement_1d", "engagement_7d", "engagement_30d",
@@ -173,10 +173,14 @@ class ItemTable:
         """Replace what the item was taken after, and how often it was taken, by what Redis has."""
         self.near.replace(self._row_for(item_id), {self._row_for(i): n for i, n in after.items()}, times)
 
-    def nearby(self, state: UserState) -> Nearby:
-        """What the user's positives say of the items, by rows; an item that no catalogue describes says and is told nothing."""
-        rows = [self._row[item_id] for item_id in reversed(state["recent"]) if item_id in self.by_id]
-        return self.near.of(rows).among(self.known)
+    def nearby(self, state: UserState, now: float) -> Nearby:
+        """What the user's history says of the items at `now`, by rows; of one that no catalogue describes it says nothing."""
+        rows = [self._row[item_id] for item_id in reversed(state[CHOSEN.name]) if item_id in self.by_id]
+        own = own_items(state, now)
+        places = np.array([self._row.get(item_id, -1) for item_id in own.ids], np.int64)
+        there = places >= 0
+        said = self.near.of(rows).taken(places[there], own.times[there], own.since[there] / 3600)
+        return said.among(self.known)
 
     def sums(self, now: float, rows: np.ndarray | None = None) -> np.ndarray:
         """float64 (rows, kinds, half-lives): decayed counts at `now`; an item that has changed since has them as of then."""

@@ -1,4 +1,6 @@
-"""What the people of a person's items took beside them: co-visitation of the rows of an item table, kept as items come and go.
+"""What a person's own history says of an item: what its people took beside it, and how often and when they took it themselves.
+
+The first is co-visitation of the rows of an item table, kept as items come and go.
 
 A user takes an item by a positive, or by anything but hiding that no feed asked for: who comes to an item without being led
 there has chosen it, liked or not. When a user who took j_0, j_1, ... (the latest first, each once) takes an item i that is none
@@ -14,7 +16,10 @@ history asks for both. What it says of each item is how much was taken together,
     y_i = sum_k 0.9^k D[i, j_k] / 1000 / sqrt(taken[j_k] + 1) / sqrt(taken[i] + 5)
 
 A model reads them in three forms: log(1 + x / 0.05), log(1 + x / 0.001), which tells a pair or two from none, and 3 x, which
-tells much from very much. All are 0 of what nobody of these people took. `feed.features.covisitation` has the references.
+tells much from very much. All are 0 of what nobody of these people took. Of an item that the person has taken n times, for the
+last time t hours ago, it reads 1, log(1 + n) and log(1 + t) besides, 0 of all others: what comes again, comes by habit and the
+sooner the likelier (Anderson et al. 2014, "The Dynamics of Repeat Consumption"). `feed.features.covisitation` has further
+references.
 """
 
 import threading
@@ -29,39 +34,55 @@ from feed.features.pair_counts import BoundedRows
 from feed.features.user import CHOSEN, UserState, takes
 
 NEXT = Relation(0.9, 50)
-SAID = ("together", "next")
+SAID = ("together", "next", "times", "hours")
+TAKEN_BESIDE = 2  # the first of them, of co-visitation
 FORMS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     lambda x: np.log1p(x / np.float32(0.05)), lambda x: np.log1p(x / np.float32(0.001)), lambda x: np.float32(3.0) * x,
 )  # fmt: skip
-COLUMNS = len(SAID) * len(FORMS)
+OWN = 3  # columns of what the person took
+LONG_AGO = 50_000.0  # hours: six years, and a number that 16 bits hold
+COLUMNS = TAKEN_BESIDE * len(FORMS) + OWN
 LONGEST = 256  # items of a row; above this the smaller half of the amounts is given up
 LARGEST = 2**30  # an amount: a million takes side by side, and far from where 32 bits end
 
 
 def columns(said: np.ndarray) -> np.ndarray:
-    """What a model reads of `said` float (..., 2), x and y: float32 (..., `COLUMNS`), form by form."""
-    return np.concatenate([form(said.astype(np.float32)) for form in FORMS], axis=-1)
+    """What a model reads of `said` float (..., 4): float32 (..., `COLUMNS`), form by form, then of what the person took."""
+    said = said.astype(np.float32)
+    times, hours = said[..., 2:3], said[..., 3:4]
+    taken = (times > 0).astype(np.float32)
+    own = (taken, np.log1p(times), taken * np.log1p(hours))
+    return np.concatenate([*(form(said[..., :TAKEN_BESIDE]) for form in FORMS), *own], axis=-1)
 
 
 def first_form(said: np.ndarray) -> np.ndarray:
     """The first 2 of `columns`, float32 (..., 2)."""
-    return np.asarray(FORMS[0](said.astype(np.float32)))
+    return np.asarray(FORMS[0](said[..., :TAKEN_BESIDE].astype(np.float32)))
 
 
 class Nearby(NamedTuple):
-    """What a history says: `rows` int64 (k,), ascending, of the items it speaks of, and `said` float32 (k, 2), x and y."""
+    """What a history says: `rows` int64 (k,), ascending, of the items it speaks of, and `said` float32 (k, 4): x, y, n, t."""
 
     rows: np.ndarray
     said: np.ndarray
 
     def at(self, rows: np.ndarray) -> np.ndarray:
-        """float32 (m, 2): what is said of the items in `rows` int64 (m,), 0 where nothing is."""
+        """float32 (m, 4): what is said of the items in `rows` int64 (m,), 0 where nothing is."""
         found = np.zeros((len(rows), len(SAID)), np.float32)
         if len(self.rows):
             place = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
             there = self.rows[place] == rows
             found[there] = self.said[place[there]]
         return found
+
+    def taken(self, rows: np.ndarray, times: np.ndarray, hours: np.ndarray) -> "Nearby":
+        """With how often (m,) and how many hours ago (m,) the person took the items in `rows` int64 (m,), all different."""
+        if not len(rows):
+            return self
+        union = np.union1d(self.rows, rows)
+        said = self.at(union)
+        said[np.searchsorted(union, rows), TAKEN_BESIDE:] = np.stack([times, np.minimum(hours, LONG_AGO)], axis=1)
+        return Nearby(union, said)
 
     def among(self, chosen: np.ndarray) -> "Nearby":
         """What is said of the rows for which `chosen`, bool (n,), is True."""
@@ -141,7 +162,7 @@ class Near:
             )
         together = came_before + came_next
         rows = np.flatnonzero(together)
-        return Nearby(rows, np.stack([together[rows], came_next[rows]], axis=1))
+        return Nearby(rows, np.stack([together[rows], came_next[rows], *np.zeros((2, len(rows)), np.float32)], axis=1))
 
     def _set_column(self, others: np.ndarray, row: int, amounts: np.ndarray) -> None:
         more = amounts - self._by_column.of_column(others, row)  # which at its bound has given up others than the rows have

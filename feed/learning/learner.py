@@ -182,6 +182,10 @@ class Learner:
         return self._examination if known else None
 
     @property
+    def _repeats(self) -> bool:
+        return Repeats.parse(self.progress.repeats).ever
+
+    @property
     def rate(self) -> float:
         """Of the next step."""
         p = self.progress
@@ -202,7 +206,7 @@ class Learner:
             self._sort(example)
 
     def _add(self, example: Example) -> Step | None:
-        if example.again and not Repeats.parse(self.progress.repeats).ever:
+        if example.again and not self._repeats:
             return None
         self.catalogue.add(example)
         if viewed(example):
@@ -236,7 +240,7 @@ class Learner:
         fresh = []
         for example in list(new):
             try:
-                fresh.append(prepare(example, self.space, self.examination))
+                fresh.append(prepare(example, self.space, self.examination, self._repeats))
             except Exception as error:
                 self.set_aside.example(example, error)
                 new.remove(example)
@@ -258,7 +262,7 @@ class Learner:
         sampled = self.catalogue.draw(SAMPLED, rng)
         with torch.no_grad():
             fresh_loss = float(loss(self.weights.average, join(fresh, sampled, self.space)))
-        replayed = self.reservoir.draw(STEP, rng, self.space, self.examination)
+        replayed = self.reservoir.draw(STEP, rng, self.space, self.examination, self._repeats)
         rows = join([*fresh, *replayed], sampled, self.space)
         with _chance(int(rng.integers(2**63))):
             found = loss(self.weights.live, rows)

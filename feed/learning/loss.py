@@ -33,7 +33,7 @@ from torch.nn.functional import softplus
 from feed.examples import Example
 from feed.features import FeatureSpace, Inputs
 from feed.features.frozen import ItemFeatures, NearItem, nearby
-from feed.features.near import SAID, first_form
+from feed.features.near import SAID, TAKEN_BESIDE, first_form
 from feed.models.examination import PLACES, Examination
 from feed.models.train import LEFT_WEIGHT
 from feed.models.two_tower import VECTOR, TwoTower, near_logits
@@ -45,7 +45,7 @@ BESIDE = 10.0  # drawn items of the step that those drawn beside an organic enga
 class Prepared(NamedTuple):
     """An example of k rows as model inputs: `user` (1 row), `items` (k rows), and per row, bool (k,): taken; looked at and
     left. `drawn` float32 (k,): how many items a row stands for that was drawn by chance, 0 of all others. `met`: ids of items
-    that are no negatives of this user. `near` float32 (k, 2): what the user's history says of the rows; `nearest`: of other
+    that are no negatives of this user. `near` float32 (k, 4): what the user's history says of the rows; `nearest`: of other
     items, as in `UserFeatures.near`.
     """
 
@@ -64,8 +64,8 @@ class Rows(NamedTuple):
 
     `users`: n rows; `items`: R + s rows, those drawn for the step last; `owner` int64 (R,): which example a row is of;
     `positive`, `left` bool (R,); `drawn` float32 (R,): what rows count that were drawn beside their example's, `BESIDE` in all;
-    `negative` bool (n, s): the user is not known to have met the drawn item; `near` float32 (R, 2), `near_drawn` float32
-    (n, s, 2): what the user's history says of the row and of the drawn items.
+    `negative` bool (n, s): the user is not known to have met the drawn item; `near` float32 (R, 4), `near_drawn` float32
+    (n, s, 4): what the user's history says of the row and of the drawn items.
     """
 
     users: Inputs
@@ -79,16 +79,19 @@ class Rows(NamedTuple):
     near_drawn: np.ndarray
 
 
-def prepare(example: Example, space: FeatureSpace, examination: Examination | None = None) -> Prepared:
+def prepare(
+    example: Example, space: FeatureSpace, examination: Examination | None = None, repeats: bool = False
+) -> Prepared:
     """One example as this space reads it; always alone, so that the same example gives the same bits.
 
-    `examination`: who looks, in a stream whose views do not say it.
+    `examination`: who looks, in a stream whose views do not say it. `repeats`: what was taken may be shown again, so that a
+    drawn item which the user took before is a negative as others are.
     """
     rows = example.rows
     history = {item_id for item_id, _ in example.user.bags["recent"]}
     positive = np.array([row.positive for row in rows], bool)
     looked = np.array([bool(row.labels) for row in rows], bool)
-    drawn = np.array([0.0 if row.item.item_id in history else row.stands_for for row in rows], np.float32)
+    drawn = np.array([row.stands_for if repeats or not row.near[TAKEN_BESIDE] else 0.0 for row in rows], np.float32)
     if example.organic:
         positive[1:] = looked[1:] = False
     elif examination is not None and not viewed(example):

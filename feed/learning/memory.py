@@ -47,14 +47,19 @@ class Reservoir:
             self._prepared.pop(place, None)
 
     def draw(
-        self, n: int, rng: np.random.Generator, space: FeatureSpace, examination: Examination | None = None
+        self,
+        n: int,
+        rng: np.random.Generator,
+        space: FeatureSpace,
+        examination: Examination | None = None,
+        repeats: bool = False,
     ) -> list[Prepared]:
         """At most `n` different ones, as `space` and `examination` read them: the same two until `reread`."""
         places = rng.permutation(len(self.examples))[:n].tolist()
         for place in places:
             if place not in self._prepared:
                 try:
-                    self._prepared[place] = prepare(self.examples[place], space, examination)
+                    self._prepared[place] = prepare(self.examples[place], space, examination, repeats)
                 except Exception as error:
                     log.error(
                         "an example of the reservoir is passed over", example=self.examples[place].example_id, exc_info=error

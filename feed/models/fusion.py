@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from feed.events import Impression
-from feed.features import BatchState, FeatureSpace, kept_away
+from feed.features import BatchState, FeatureSpace, kept_away, own_items
 from feed.features.near import columns
 from feed.features.space import SEGMENTS
 from feed.models.pairs import Log, Pair, replay, visits_of
@@ -84,7 +84,7 @@ def collect(model: TwoTower, space: FeatureSpace, log: Log, pairs: Sequence[Pair
             user = users.setdefault(pair.user_id, len(users))
             inputs = space.user_inputs([state.user(pair.user_id)], pair.at)
             u = model.user_logits(inputs)[0]
-            near = torch.from_numpy(columns(table.nearby(state.user(pair.user_id)).at(rows)))
+            near = torch.from_numpy(columns(table.nearby(state.user(pair.user_id), pair.at).at(rows)))
             logits = vectors[rows] @ u[:VECTOR] + near[:, :NEAR_OF_LOGIT] @ u[VECTOR:]
             x = torch.cat([logits[:, None], torch.from_numpy(table.prior(pair.at, rows)), near], dim=1)
             found.append((x, stands_for, int(inputs.segment[0]), _propensity(log, pair), len(skipped), user))
@@ -104,11 +104,14 @@ def _candidates(
     possible = table.showable(pair.at)
     away = [table.row(item_id) for item_id in kept_away(state.user(pair.user_id), pair.at, repeats, table.by_id)]
     possible[[row for row in (*away, own) if row is not None]] = False
+    taken = own_items(state.user(pair.user_id), pair.at).ids if repeats.ever else ()
+    again = [row for item_id in taken if (row := table.row(item_id)) is not None and possible[row]]
+    possible[again] = False  # they are so few and so likely that each stands for itself
     there = np.flatnonzero(possible)
     drawn = rng.permutation(there)[:CANDIDATES]
-    stands_for = torch.full((1 + SKIPPED + len(drawn),), float(np.log(max(len(there), 1) / max(len(drawn), 1))))
-    stands_for[0], stands_for[1 : 1 + SKIPPED] = 0.0, -torch.inf
-    return np.array([own, *skipped, *[own] * (SKIPPED - len(skipped)), *drawn.tolist()], np.int64), stands_for
+    stands_for = torch.zeros(1 + SKIPPED + len(again) + len(drawn))
+    stands_for[1 : 1 + SKIPPED], stands_for[1 + SKIPPED + len(again) :] = -torch.inf, np.log(len(there) / max(len(drawn), 1))
+    return np.array([own, *skipped, *[own] * (SKIPPED - len(skipped)), *again, *drawn.tolist()], np.int64), stands_for
 
 
 def _propensity(log: Log, pair: Pair) -> float:

@@ -73,7 +73,7 @@ class Chunks:
     """c chunks of p pairs and r sampled items each.
 
     `users`: Inputs of c * p rows; `items`: Inputs of c * (p + r) rows, in each chunk the pairs' own first; `positive`: bool
-    (c, p); `negative`: bool (c, p, r), False where the user did engage with the sampled item; `near`: float16 (c, p, 1 + r, 2),
+    (c, p); `negative`: bool (c, p, r), False where the user did engage with the sampled item; `near`: float16 (c, p, 1 + r, 4),
     what the user's history says of the pair's own item and of the sampled ones (see `feed.features.near`).
     """
 
@@ -221,7 +221,7 @@ class ChunkCollector:
             user = state.user(pair.user_id)
             self._users.append(self._space.user_inputs([user], pair.at))
             rows = np.array([state.items.row(pair.item_id), *self._sampled_rows], np.int64)
-            self._near.append(state.items.nearby(user).at(rows).astype(np.float16))
+            self._near.append(state.items.nearby(user, pair.at).at(rows).astype(np.float16))
             mine = self._engaged[pair.user_id].difference(self._again(pair, state))
             self._negative.append([item_id not in mine for item_id in self._sampled])
             self._evidence.add(pair)

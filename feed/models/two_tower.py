@@ -39,7 +39,7 @@ from feed.features.space import SEGMENTS
 HIDDEN = 128
 VECTOR = 64
 NEAR = near_features.COLUMNS
-NEAR_OF_LOGIT = len(near_features.SAID)
+NEAR_OF_LOGIT = near_features.TAKEN_BESIDE
 PRIOR = len(item_features.PRIOR) + 1
 WIDTH = VECTOR + PRIOR + NEAR
 OF_PRIOR = slice(VECTOR, VECTOR + PRIOR)  # places in a vector

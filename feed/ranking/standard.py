@@ -48,7 +48,7 @@ def candidates(snapshot: Snapshot, index: Index, states: Sequence[UserState], no
     """
     rows, repeats = sources.catalogue(index), policy.repeats_of(snapshot.manifest)
     eligible = filters.showable(index, rows, now) & filters.not_kept_away(index, rows, states, now, repeats)
-    users, near = scorers.user_vectors(snapshot, states, now), [index.table.nearby(state) for state in states]
+    users, near = scorers.user_vectors(snapshot, states, now), [index.table.nearby(state, now) for state in states]
     logits, popularity = scorers.logits(users, index.vectors, near)[:, rows], scorers.popularity(index, rows)
     objective = policy.objective.among(snapshot.heads)
     value = logits

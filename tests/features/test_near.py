@@ -40,7 +40,7 @@ def catalogue(n: int) -> ItemTable:
 
 def said(table: ItemTable, *items: str) -> dict[str, tuple[float, float]]:
     """What a history of these, the oldest first, says: by item, of what was taken together and of what came next."""
-    found = table.nearby(history(*items))
+    found = table.nearby(history(*items), 1.7e9)
     assert (np.diff(found.rows) > 0).all()
     return {table.ids[row]: tuple(values) for row, values in zip(found.rows, found.said.tolist(), strict=True)}
 
@@ -201,12 +201,12 @@ def test_an_item_that_no_catalogue_describes_says_and_is_told_nothing_until_it_i
 def test_the_values_of_any_rows_are_zero_where_nothing_is_said():
     table = catalogue(5)
     table.take("3", {"1": 1000})
-    nearby = table.nearby(history("1"))
+    nearby = table.nearby(history("1"), 1.7e9)
     at = nearby.at(np.array([4, 3, 0]))
     assert at.shape == (3, len(SAID))
     assert at[1].tolist() == nearby.said[0].tolist() != [0, 0]
     assert not at[[0, 2]].any()
-    assert not table.nearby(history()).at(np.arange(5)).any()
+    assert not table.nearby(history(), 1.7e9).at(np.arange(5)).any()
 
 
 def test_it_may_be_read_while_another_thread_counts_and_the_table_grows():
@@ -225,11 +225,11 @@ def test_it_may_be_read_while_another_thread_counts_and_the_table_grows():
     writer.start()
     found, reader = 0, history("0")
     while not done.is_set():
-        nearby = table.nearby(reader)
+        nearby = table.nearby(reader, 1.7e9)
         assert np.isfinite(nearby.said).all()
         assert (nearby.said[:, 0] > 0).all()
         assert len(nearby.rows) >= found or found >= pair_counts.WIDEST
         found = len(nearby.rows)
     writer.join()
     assert len(table) == 3000
-    assert len(table.nearby(reader).rows) >= pair_counts.WIDEST
+    assert len(table.nearby(reader, 1.7e9).rows) >= pair_counts.WIDEST

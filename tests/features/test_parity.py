@@ -163,9 +163,9 @@ def test_stream_and_batch_agree_on_age_and_counts_of_an_item_whether_or_not_its_
 NAMES = ("a=b", "x;y=3", ":c", "'q'", '"d"', "日本", "first", "a b", "%d", "=1;", "taken", "content", "3", "{3}\n")
 
 
-def said(table, state):
-    """What the state says: by item, of what was taken together and of what came next."""
-    nearby = table.nearby(state)
+def said(table, state, now):
+    """What the state says at `now`, by item."""
+    nearby = table.nearby(state, now)
     return dict(zip((table.ids[row] for row in nearby.rows), nearby.said.tolist(), strict=True))
 
 
@@ -182,10 +182,10 @@ def test_stream_and_batch_agree_on_what_goes_together_for_every_user(redis_url, 
 
     loaded = store.load_items()
     for user_id, state in sorted(offline.users.items()):
-        expected = said(offline.items, state)
+        expected = said(offline.items, state, offline.now)
         (streamed,) = store.users([user_id])
         for table in (loaded, lasting):
-            found = said(table, streamed)
+            found = said(table, streamed, offline.now)
             assert found.keys() == expected.keys()
             for name, values in expected.items():
                 assert found[name] == pytest.approx(values, rel=1e-5)

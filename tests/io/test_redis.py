@@ -312,9 +312,9 @@ def test_what_an_undescribed_item_was_taken_after_expires_with_it_and_stays_when
     assert client.ttl("near:ghost") == client.ttl("item:ghost") == UNCATALOGUED_SECONDS
     store.apply(Change(Position("C", 0, 1), items={i: Item(item_id=i) for i in ("ghost", "other")}), 0, "C", 0)
     assert client.ttl("near:ghost") == client.ttl("item:ghost") == -1
-    state = new_user("1") | {"recent": ["other"]}
+    state = new_user("1") | {"chosen": ["other"]}
     table = store.load_items()
-    assert [table.ids[row] for row in table.nearby(state).rows] == ["ghost"]
+    assert [table.ids[row] for row in table.nearby(state, 0.0).rows] == ["ghost"]
 
 
 def test_a_row_of_what_an_item_was_taken_after_gives_up_its_smaller_half_when_it_is_full(client):
@@ -337,7 +337,7 @@ def test_a_row_of_what_an_item_was_taken_after_gives_up_its_smaller_half_when_it
     store.apply(Change(Position("C", 0, 2), items=described), 1, "C", 1)
     reader.refresh_items(lasting)
     for table in (lasting, store.load_items()):
-        says = {name for name in described if len(table.nearby(new_user("1") | {"recent": [name]}).rows)}
+        says = {name for name in described if len(table.nearby(new_user("1") | {"chosen": [name]}, 0.0).rows)}
         assert says == kept.keys()
 
 
@@ -354,8 +354,8 @@ def test_a_table_that_counts_for_itself_gives_up_what_the_row_gives_up(client):
         read = FeatureStore(client).load_items()
         assert client.hlen("near:0") <= LONGEST
         for name in described:
-            state = new_user("1") | {"recent": [name]}
-            found, expected = alone.nearby(state), read.nearby(state)
+            state = new_user("1") | {"chosen": [name]}
+            found, expected = alone.nearby(state, 0.0), read.nearby(state, 0.0)
             assert [alone.ids[row] for row in found.rows] == [read.ids[row] for row in expected.rows]
             assert found.values.tolist() == expected.values.tolist()
 

@@ -71,7 +71,7 @@ def right(of: Learner, flipped: bool = False) -> float:
     with torch.no_grad():
         u = model.user_vectors(space.user_inputs([state.user(str(u)) for u in range(USERS)], NOW))
         v = model.item_vectors(space.item_inputs(state.items, None, NOW))
-        logits = scores(u, v, [state.items.nearby(state.user(str(u))) for u in range(USERS)]).numpy()
+        logits = scores(u, v, [state.items.nearby(state.user(str(u)), NOW) for u in range(USERS)]).numpy()
     shares = []
     for user in range(USERS):
         mine = [k for k in range(ITEMS) if (int(state.items.ids[k]) % 2 == user % 2) != flipped]

@@ -279,7 +279,7 @@ def test_what_is_collected_weighs_up_to_the_scores_of_a_feed_at_that_moment(coll
     for k, (stop, state) in enumerate(replay(log, [pair.event for pair in pairs])):
         user, at, table = state.user(pairs[k].user_id), log.events[stop].at, state.items
         feed = scorers.logits(
-            scorers.user_vectors(trained, [user], at), Index.of(trained, table, at).vectors, [table.nearby(user)]
+            scorers.user_vectors(trained, [user], at), Index.of(trained, table, at).vectors, [table.nearby(user, at)]
         )[0]
         own = table.row(pairs[k].item_id)
         possible = table.showable(at)

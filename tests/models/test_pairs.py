@@ -228,7 +228,7 @@ def test_what_a_history_says_is_frozen_as_just_before_the_first_engagement(space
     pairs, chunks = pairs_of(world), freeze(space, world)
     k = int(np.flatnonzero(chunks.near[:, :, 0].any(axis=2).ravel())[-1])
     for _, state in replay(world, [pairs[k].event]):
-        said = state.items.nearby(state.user(pairs[k].user_id))
+        said = state.items.nearby(state.user(pairs[k].user_id), pairs[k].at)
         own = said.at(np.array([state.items.row(pairs[k].item_id)]))[0]
     np.testing.assert_allclose(chunks.near[k // CHUNK, k % CHUNK, 0], own, rtol=1e-3)
     sampled = item_rows(space, chunks.items).reshape(len(chunks), CHUNK + SAMPLED)[k // CHUNK, CHUNK:]

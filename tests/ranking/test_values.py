@@ -59,7 +59,7 @@ def test_with_a_table_a_feed_stands_in_the_order_of_the_weighted_chances():
         u = MODEL.model.terms(MODEL.space.user_inputs(STATES, NOW)).double().numpy()
         v = MODEL.model.item_vectors(MODEL.space.item_inputs(STATE.items, None, NOW)).double().numpy()
     pairs = np.repeat(v[None], len(u), axis=0)
-    pairs[..., -NEAR:] = [columns(STATE.items.nearby(state).at(np.arange(len(v)))) for state in STATES]
+    pairs[..., -NEAR:] = [columns(STATE.items.nearby(state, NOW).at(np.arange(len(v)))) for state in STATES]
     assert pairs[..., -NEAR:].any()
     chance = {
         task: 1 / (1 + np.exp(-(np.einsum("ud,uid,d->ui", u, pairs, (head.a * OF_LOGIT + head.w).numpy()) + head.b)))
@@ -94,7 +94,7 @@ def test_to_raise_a_weight_raises_what_it_is_about():
         with torch.inference_mode():
             u = MODEL.model.terms(MODEL.space.user_inputs(STATES, NOW))
             v = MODEL.model.item_vectors(MODEL.space.item_inputs(STATE.items, None, NOW))
-            p = HEADS[task].logits(u, v, [STATE.items.nearby(state) for state in STATES]).sigmoid().numpy()
+            p = HEADS[task].logits(u, v, [STATE.items.nearby(state, NOW) for state in STATES]).sigmoid().numpy()
         rows = with_table(table).model_ranking(STATES, NOW).rows
         return np.take_along_axis(p, rows, axis=1).mean()
 

@@ -11,6 +11,7 @@ from feed.catalogue import Item, User
 from feed.errors import Lost
 from feed.events import Click, Impression, Like, Shown, utc
 from feed.examples import decode_record
+from feed.features import new_user
 from feed.io.recovery import Recovery
 from feed.io.redis import CATALOGUE, READY, Change, FeatureStore, FoldStore, connect
 from feed.wire import Position
@@ -122,10 +123,10 @@ def test_an_agent_forgets_what_it_counted_when_redis_has_lost_it(redis_url):
     agent._store.refresh_items(agent._table)
     table = FeatureStore(client).load_items()
     x = np.array([table.row("x")])
-    for history in ("a", "b"):
-        assert table.nearby({"recent": [history]}).at(x).any()
-        mine = agent._table.nearby({"recent": [history]}).at(np.array([agent._table.row("x")]))
-        np.testing.assert_array_equal(mine, table.nearby({"recent": [history]}).at(x))
+    for of_history in (new_user("1") | {"chosen": [name]} for name in ("a", "b")):
+        assert table.nearby(of_history, 0.0).at(x).any()
+        mine = agent._table.nearby(of_history, 0.0).at(np.array([agent._table.row("x")]))
+        np.testing.assert_array_equal(mine, table.nearby(of_history, 0.0).at(x))
 
 
 def test_events_wait_until_the_catalogue_is_folded_and_for_an_emptied_redis(redis_url):

@@ -23,7 +23,7 @@ OTHER = snapshot(STATE, seed=3)  # knows nothing of them
 
 _users = TRUTH.model.user_vectors(TRUTH.space.frozen_users(USERS)).detach()
 _items = TRUTH.model.item_vectors(TRUTH.space.frozen_items(ALL_ITEMS)).detach()
-_scores = scores(_users, _items, [STATE.items.nearby(STATE.user(str(u))) for u in range(120)]).numpy()
+_scores = scores(_users, _items, [STATE.items.nearby(STATE.user(str(u)), NOW) for u in range(120)]).numpy()
 CHANCE = 1 / (1 + np.exp(2.5 - 1.5 * (_scores - _scores.mean()) / _scores.std()))  # (120, 60): of a click
 
 

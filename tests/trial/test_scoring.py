@@ -76,7 +76,7 @@ def in_a_feed(state, trained) -> np.ndarray:
 def of_all(state, trained) -> np.ndarray:
     """The scores of all items for user 7 in a feed, by their numbers."""
     users, index = scorers.user_vectors(trained, [state.user("7")], NOW), Index.of(trained, state.items, NOW)
-    return scorers.logits(users, index.vectors, [state.items.nearby(state.user("7"))])[0, rows_of(state)]
+    return scorers.logits(users, index.vectors, [state.items.nearby(state.user("7"), NOW)])[0, rows_of(state)]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def of_all_by_the_strongest(state, trained, example) -> np.ndarray:
     u = scorers.user_vectors(trained, [state.user("7")], NOW)[0, -NEAR:].numpy()
     strongest = {item_id for item_id, *_ in example.user.near}
     beyond = np.array([str(k) not in strongest for k in range(ITEMS)])
-    return of_all(state, trained) - beyond * (columns(state.items.nearby(state.user("7")).at(rows_of(state))) @ u)
+    return of_all(state, trained) - beyond * (columns(state.items.nearby(state.user("7"), NOW).at(rows_of(state))) @ u)
 
 
 def rows_of(state) -> np.ndarray:
