@@ -1,4 +1,4 @@
-"""`make bench-quality`: how well the mixture ranks beside the baselines, and without each of its parts.
+"""`make bench-quality`: how well the served model ranks a log beside the baselines, learning online and frozen.
 
     movielens   MovieLens-100K, positives are ratings 4 and 5; a seed is one of codes, draws and ties
     world       a simulated world of 1,000 users and 2,000 items, 50,000 engagements of its past; a seed is another world
@@ -6,7 +6,7 @@
 Everything is ranked by the functions of `offline/evaluate.py`, progressively and on its tuning slice: what is tried again and
 again must not be tried on the test slice. Baselines are tuned there as always, for the first seed; others take what was found.
 
-`python -m benchmarks.quality [--log world] [--only mixture --only "without prior"] [--seeds 0,1,2]` writes var/quality.json
+`python -m benchmarks.quality [--log world] [--only served --only "served, frozen"] [--seeds 0,1,2]` writes var/quality.json
 after every run, in place of the run before of that name; `python -m benchmarks.report` makes tables and plots of it.
 """
 
@@ -49,25 +49,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the tables: a model with some parameters given, or taken over from the row `like`; the others are tuned. `log`:
-    the only one that it makes sense on."""
+    """A line of the tables: a model with some parameters given, or taken over from the row `like`; the others are tuned."""
 
     model: str
     learn_every: int = FROZEN
     fixed: Parameters = field(default_factory=dict)
     like: str | None = None
-    log: str | None = None
 
 
 def world(seed: int) -> Dataset:
     """A simulated world's past."""
     made = World(USERS, ITEMS, seed)
     return dataset.from_events(history.make(made, INTERACTIONS).events, made.items, made.users)
-
-
-def without(*parts: str, log: str | None = None, **others: float) -> Row:
-    """The mixture, learning online, but for these parts, and with others as given."""
-    return Row("mixture", ONLINE, {**dict.fromkeys(parts, 0), **others}, log=log)
 
 
 SOURCES = {"movielens": Source(lambda seed: movielens.load(), ("like",)), "world": Source(world, sorted(POSITIVES))}
@@ -82,33 +75,11 @@ BASELINES: Mapping[str, Row] = {
     "sasrec": Row("sasrec", fixed={"width": 64, "layers": 2}),  # as its authors have it; tuning these too takes an hour
     "naive-two-tower, frozen": Row("naive-two-tower", fixed={"online_rate": 0.0}),
     "naive-two-tower": Row("naive-two-tower", ONLINE, like="naive-two-tower, frozen"),
-}
-OURS: Mapping[str, Row] = {
-    "mixture": Row("mixture", ONLINE),
-    "mixture, frozen": Row("mixture"),
     "prior": Row("prior", ONLINE),
     "prior-covisitation": Row("prior-covisitation", ONLINE),
-    "two-tower": Row("two-tower", ONLINE),
-    "served": Row("served", ONLINE),
-    "served, frozen": Row("served"),
 }
-ABLATIONS: Mapping[str, Row] = {
-    "without prior": without("prior"),
-    "without co-visitation": without("covisitation"),
-    "without mixing": without("mixing"),
-    "without attributes": without("attributes"),
-    "without history": without("history"),
-    "without ids": without("ids"),
-    "without residual": without("residual"),
-    "without replay": without("replay"),
-    "sampled": without(small=0),
-    "sampled, without logQ": without("logq", small=0),
-    "sequence": without(sequence=1),
-    "context": without(context=1),
-    "shown-but-skipped, 0.5 %": without(skipped=0.005, log="world"),  # MovieLens has no impressions
-    "shown-but-skipped, 3 %": without(skipped=0.03, log="world"),
-}
-ROWS = {**BASELINES, **OURS, **ABLATIONS}
+OURS: Mapping[str, Row] = {"served": Row("served", ONLINE), "served, frozen": Row("served")}
+ROWS = {**BASELINES, **OURS}
 
 
 def measure(name: str, log_name: str, seed: int, data: Dataset, known: Runs) -> dict[str, Any]:
@@ -163,7 +134,7 @@ def main(
     for seed in map(int, seeds.split(",")):
         for log_name in log or SOURCES:
             data = SOURCES[log_name].make(seed)
-            for name in [name for name in only or ROWS if ROWS[name].log in (None, log_name)]:
+            for name in only or ROWS:
                 run = measure(name, log_name, seed, data, runs)
                 runs = [old for old in runs if (old["log"], old["row"], old["seed"]) != (log_name, name, seed)] + [run]
                 out.parent.mkdir(parents=True, exist_ok=True)

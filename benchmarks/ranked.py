@@ -15,23 +15,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.page import table
-from benchmarks.quality import ABLATIONS, BASELINES, OURS, ROWS
+from benchmarks.quality import BASELINES, OURS, ROWS
 from feed.errors import FeedError
 from feed.evaluation.metrics import mean_interval
 from offline.evaluate import MODELS
 
-WHOLE, FROZEN = "mixture", "mixture, frozen"
-PARTS = (WHOLE, "prior-covisitation", *ABLATIONS)  # prior-covisitation is the whole without the two-tower
-BESIDE = {"sampled, without logQ": "sampled"}  # what an ablation is compared with, if not the whole
+SERVED, FROZEN = "served", "served, frozen"
 BINS = 10  # of a slice, in a learning curve
-COLOURS = {WHOLE: "#1b7f4b", FROZEN: "#888888"}
+COLOURS = {SERVED: "#1b7f4b", FROZEN: "#888888"}
 SEGMENTS: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
     "users with 0 earlier events": lambda of: of["earlier"] == 0,
     "1–9": lambda of: of["earlier"].between(1, 9),
     "10 and more": lambda of: of["earlier"] >= 10,
     "items younger than a day": lambda of: of["young"] == 1,
 }
-COMPARED = (WHOLE, "ease-prior", "prior-covisitation", "two-tower", "popular")  # by segment
+COMPARED = (SERVED, "ease-prior", "prior-covisitation", "popular")  # by segment
 
 Interval = tuple[float, float, float]
 
@@ -96,10 +94,9 @@ def tables(measured: Mapping[str, Any], docs: Path) -> dict[str, str]:
     runs = measured["runs"]
     for log in dict.fromkeys(run["log"] for run in runs):
         ranked = Ranked([run for run in runs if run["log"] == log])
-        if WHOLE not in ranked.rows(ROWS):
-            raise FeedError(f"no run of {WHOLE!r} on {log}, which all else is compared with: run it first")
+        if SERVED not in ranked.rows(ROWS):
+            raise FeedError(f"no run of {SERVED!r} on {log}, which all else is compared with: run it first")
         result[f"{log}-models"] = models(ranked, counted((docs / "test-runs.md").read_text(), log))
-        result[f"{log}-parts"] = parts(ranked)
         result[f"{log}-segments"] = segments(ranked)
         result[f"{log}-setting"] = setting(ranked)
         if FROZEN in ranked.rows(ROWS):
@@ -114,13 +111,13 @@ def models(ranked: Ranked, test: Mapping[tuple[str, int], str]) -> str:
     tested = {name: test.get((ROWS[name].model, ROWS[name].learn_every), "not run") for name in (*BASELINES, *OURS)}
     run = sorted(ranked.rows(tested), key=lambda name: ranked.mean(name)[0][0])
     shown = any(ranked.shown(name) for name in run)
-    header = ["model", "NDCG@10", f"{WHOLE} less it", "by seed"]
+    header = ["model", "NDCG@10", f"{SERVED} less it", "by seed"]
     header += [*["AUC among the shown, by seed"] * shown, "coverage", "chosen"]
     rows = [
         [f"`{name}`", "not run", *[""] * (len(header) - 2)] for name in tested if name not in run and tested[name] != "not run"
     ]
     for name in run:
-        cells = [f"`{name}`", plain(*ranked.mean(name)[0]), less(ranked, WHOLE, name), extremes(ranked.by_seed(name).values())]
+        cells = [f"`{name}`", plain(*ranked.mean(name)[0]), less(ranked, SERVED, name), extremes(ranked.by_seed(name).values())]
         coverage = f"{np.mean([run['figures']['coverage'] for run in ranked.of(name)]):.0%}"
         rows.append([*cells, *[extremes(ranked.shown(name))] * shown, coverage, chosen(ranked.of(name)[0])])
     if test:
@@ -129,24 +126,12 @@ def models(ranked: Ranked, test: Mapping[tuple[str, int], str]) -> str:
     return table(header, rows)
 
 
-def parts(ranked: Ranked) -> str:
-    """Each part left out."""
-    shown = any(ranked.shown(name) for name in ranked.rows(PARTS))
-    header = ["", "NDCG@10", "less", "difference", "by seed", *["AUC among the shown, by seed"] * shown]
-    rows = []
-    for name in ranked.rows(PARTS):
-        beside = BESIDE.get(name, WHOLE)
-        cells = [name, plain(*ranked.mean(name)[0]), "" if name == WHOLE else beside, less(ranked, name, beside)]
-        rows.append(cells + [extremes(ranked.by_seed(name).values())] + [extremes(ranked.shown(name))] * shown)
-    return table(header, rows)
-
-
 def online(ranked: Ranked) -> str:
     """Learning less frozen, over the whole slice and its ends."""
-    _, ends = ranked.curve(WHOLE)
+    _, ends = ranked.curve(SERVED)
     return table(
-        [f"{WHOLE}, learning online less frozen", "first tenth of the slice", "last tenth"],
-        [[less(ranked, WHOLE, FROZEN), signed(*ends[0]), signed(*ends[-1])]],
+        [f"{SERVED}, learning online less frozen", "first tenth of the slice", "last tenth"],
+        [[less(ranked, SERVED, FROZEN), signed(*ends[0]), signed(*ends[-1])]],
     )
 
 
@@ -155,7 +140,7 @@ def segments(ranked: Ranked) -> str:
     names = ranked.rows(COMPARED)
     rows = []
     for segment in SEGMENTS:
-        count = ranked.mean(WHOLE, segment)[1]
+        count = ranked.mean(SERVED, segment)[1]
         figures = [plain(*ranked.mean(name, segment)[0]) for name in names] if count else ["–"] * len(names)
         rows.append([segment, f"{count:,}", *figures])
     return table(["", "targets", *(f"`{name}`" for name in names)], rows)
@@ -163,10 +148,10 @@ def segments(ranked: Ranked) -> str:
 
 def setting(ranked: Ranked) -> str:
     """What was run on what."""
-    runs = ranked.of(WHOLE)
+    runs = ranked.of(SERVED)
     hashes = sorted({run["run"]["data"] for run in ranked.runs})
     commits = sorted({run["run"]["commit"] for run in ranked.runs})
-    _, targets = ranked.mean(WHOLE)
+    _, targets = ranked.mean(SERVED)
     users = sum(run["figures"]["all"]["users"] for run in {run["run"]["data"]: run for run in runs}.values())
     return (
         f"{targets:,} targets of {users:,} users in the tuning slice of {len(hashes)} {'log' if len(hashes) == 1 else 'logs'} "
@@ -179,7 +164,7 @@ def plot(ranked: Ranked, file: Path) -> None:
     figure = Figure(figsize=(8, 5), dpi=90)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     middles = 100 * (np.arange(BINS) + 0.5) / BINS
-    for row, label in ((WHOLE, "learning online"), (FROZEN, "frozen")):
+    for row, label in ((SERVED, "learning online"), (FROZEN, "frozen")):
         own, apart = ranked.curve(row)
         above.plot(middles, own[:, 0], color=COLOURS[row], label=label, lw=2)
         if row == FROZEN:

@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ablations, curves, parts, ranked
+from benchmarks import curves, parts, ranked
 from benchmarks.drift import quantiles
+from benchmarks.loop import learned
 from benchmarks.page import interval, points, put, table
 from feed.errors import run
 
@@ -49,6 +50,19 @@ def learning(measured: dict[str, Any]) -> dict[str, str]:
         f"{measured['drift_at']:,} requests."
     )
     return result
+
+
+def corrections(objective: dict[str, Any], looks: dict[str, Any]) -> dict[str, str]:
+    """What a correction of popularity, or of position, is worth in front of the learned arm."""
+    dialled, plain = ([run for run in objective["runs"] if (run["table"], run["dial"]) == ("", dial)] for dial in (0.3, 0.0))
+    by_place, all_rows = (
+        [{"seed": run["seed"], **learned(run)} for run in looks["runs"] if run["kind"] == kind] for kind in ("drawn", "shown")
+    )
+    rows = [
+        ["popularity correction of 0.3, off", parts.points(dialled, plain)],
+        ["position correction, in logs without views", parts.points(by_place, all_rows)],
+    ]
+    return {"corrections": table(["with it less without", "points of share"], rows)}
 
 
 def cost(scenario: curves.Scenario, calm: curves.Scenario) -> str:
@@ -162,7 +176,7 @@ def span(found: dict[str, float] | None) -> str:
 Part = Callable[..., dict[str, str]]  # of what was measured, as many as it names
 PAGES: Mapping[str, Mapping[str, Part]] = {
     "learning.md": {
-        "quality parts objective looks": ablations.tables, "parts": parts.tables,
+        "parts": parts.tables, "objective looks": corrections,
         "learning": learning, "trials": trials, "drift": drift, "latency": latency,
     },
     "quality.md": {"quality": partial(ranked.tables, docs=ROOT / "docs")},

@@ -221,7 +221,7 @@ def grids(console: Console) -> None:
 
 def main(
     data: Annotated[Path | None, typer.Option(help="folder in the data format (docs/event-schema.md)")] = None,
-    model: Annotated[str, typer.Option(help=f"one of {', '.join(MODELS)}")] = "mixture",
+    model: Annotated[str, typer.Option(help=f"one of {', '.join(MODELS)}")] = "served",
     protocol: Annotated[Protocol, typer.Option(help="rank before each event, or once at the split")] = "progressive",
     positive: Annotated[
         str | None, typer.Option(help="kinds of events that count as relevant, comma-separated; default: all positive ones")
@@ -291,17 +291,17 @@ def fixed(model: str, given: Sequence[str]) -> Parameters:
             raise BadSetting(f"--set {one!r}: {model} has no {name!r}; it has {', '.join(sorted(known)) or 'no parameters'}")
         if name in parameters:
             raise BadSetting(f"--set {one!r}: {name} is given twice")
-        parameters[name] = _number(one, value, known[name], (0, 1) if known[name] is bool else BOUNDS[name])
+        parameters[name] = _number(one, value, known[name], BOUNDS[name])
     return parameters
 
 
-def _number(one: str, value: str, kind: Any, bounds: tuple[float, float]) -> float | int | bool:
+def _number(one: str, value: str, kind: Any, bounds: tuple[float, float]) -> float | int:
     least, most = bounds
     number = float(value) if re.fullmatch(NUMBER, value, re.ASCII) else float("nan")
-    if not least <= number <= most or (kind in (bool, int) and number % 1):
-        what = {bool: "0 or 1", int: f"a whole number from {least:,} to {most:,}"}
-        raise BadSetting(f"--set {one!r}: the value is to be {what.get(kind, f'a number from {least:,} to {most:,}')}")
-    return bool(number) if kind is bool else int(number) if kind is int else number
+    if not least <= number <= most or (kind is int and number % 1):
+        what = "a whole number" if kind is int else "a number"
+        raise BadSetting(f"--set {one!r}: the value is to be {what} from {least:,} to {most:,}")
+    return int(number) if kind is int else number
 
 
 def _time(option: str, given: str | None) -> float | None:

@@ -2,19 +2,17 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
-from feed.errors import BadSetting
 from feed.evaluation.baselines.ease import Ease, ItemKnn
 from feed.evaluation.baselines.factors import Als, Bpr
 from feed.evaluation.baselines.naive import NaiveTwoTower
 from feed.evaluation.baselines.own import OwnFavourites
 from feed.evaluation.baselines.popular import Popular
 from feed.evaluation.baselines.sasrec import SasRec
+from feed.evaluation.baselines.weighted import prior, prior_covisitation
 from feed.evaluation.protocol import Recommender
-from feed.models.mixture import Mixture, Parts
 
 Parameters = dict[str, Any]
 
@@ -32,22 +30,7 @@ class Model:
 
     def parameters(self) -> dict[str, Any]:
         """The type of each parameter that `build` takes, by name."""
-        taken = inspect.signature(self.build).parameters.values()
-        own = {one.name: one.annotation for one in taken if one.kind is not one.VAR_KEYWORD}
-        return own if len(own) == len(taken) else own | {one.name: one.type for one in fields(Parts)}
-
-
-OF_THE_TOWERS = ("history", "sequence", "context", "ids", "residual", "replay", "small", "logq")
-
-
-def _mixture(seed: int = 0, **parts: Any) -> Recommender:
-    made = Parts(**parts)
-    if not made.two_tower and (idle := [name for name in OF_THE_TOWERS if name in parts]):
-        raise BadSetting(
-            f"--set: {', '.join(idle)} would change the two-tower alone, and this model has none: do without, or "
-            "give two_tower=1 as well"
-        )
-    return Mixture(made, seed)
+        return {one.name: one.annotation for one in inspect.signature(self.build).parameters.values()}
 
 
 HALF_LIVES = (7.0, 0.05, 0.25, 1.0, 2.0, 4.0, 14.0, 30.0, 90.0)
@@ -101,14 +84,11 @@ MODELS: Mapping[str, Model] = {
         {"epochs": (10, 2, 5, 20), "rate": (1e-3, 3e-4, 3e-3), "width": (32, 8), "online_rate": (1e-3, 1e-4, 3e-3)},
         online=True,
     ),
-    "prior": Model(partial(_mixture, covisitation=False, two_tower=False), online=True),
-    "prior-covisitation": Model(partial(_mixture, two_tower=False), online=True),
-    "two-tower": Model(partial(_mixture, prior=False, covisitation=False), online=True),
-    "mixture": Model(_mixture, online=True),
-    "mixture-sequence": Model(partial(_mixture, sequence=True), online=True),
+    "prior": Model(prior, online=True),
+    "prior-covisitation": Model(prior_covisitation, online=True),
 }
 
-# least and most of each parameter, whichever model has it; switches are 0 or 1
+# least and most of each parameter, whichever model has it
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "balance": (0, 1),
     "confidence": (1e-3, 1_000_000),
@@ -126,7 +106,5 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "ridge": (0, 1_000_000_000),
     "seed": (0, 2**32 - 1),
     "shrink": (0, 1_000_000_000),
-    "skipped": (0, 1_000_000),
-    "small": (0, 1_000_000),
     "width": (1, 2048),
 }
