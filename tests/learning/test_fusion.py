@@ -1,6 +1,7 @@
 """Fusion weights that go on online, on choices whose rule is known."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -22,6 +23,11 @@ DAY = 1 + PRIOR.index("engagement_1d") - 1  # its column of the score: the logit
 RULE = 0.8
 
 
+@functools.cache
+def some_example(n: int):
+    return example(n, rows=21, organic=True)
+
+
 def model(weight: float = 0.3):
     """A copy of the taught world's, whose score counts what was engaged with in the last day."""
     made = copy.deepcopy(taught.world()[1].model)
@@ -33,7 +39,8 @@ def model(weight: float = 0.3):
 def choice(n: int, *, rule: float = RULE, drawn: int = 20, stands_for: float = 1.0):
     """An organic example, whose user took one of `drawn` + 1 items by `rule` times the log of its engagements of a day."""
     rng = np.random.default_rng(n)
-    rows = list(example(n, rows=drawn + 1, organic=True).rows)
+    base = some_example(n % 50)
+    rows = list(base.rows[: drawn + 1])
     for k, row in enumerate(rows):
         numeric = list(row.item.numeric)
         numeric[NUMERIC.index("engagement_1d")] = float(rng.exponential(2.0))
@@ -41,7 +48,7 @@ def choice(n: int, *, rule: float = RULE, drawn: int = 20, stands_for: float = 1
     scores = rule * prior(np.array([row.item.numeric for row in rows]))[:, DAY - 1]
     own = rows.pop(int(np.argmax(scores + rng.gumbel(size=len(rows)))))
     rows = [replace(own, labels={"click": 1}, stands_for=0.0), *rows]
-    return replace(example(n, organic=True), rows=tuple(rows))
+    return replace(base, rows=tuple(rows))
 
 
 def learned(made, choices):
@@ -64,7 +71,7 @@ def test_weights_that_are_right_stay_where_they_are():
 
 
 def test_what_was_drawn_stands_for_as_many_as_it_says():
-    """Two strata: of 40 popular items 4 are drawn, of 400 others 4. Taken for equals they hide what a count is worth."""
+    """Two strata: of 40 popular items 8 are drawn, of 400 others 8. Taken for equals they hide what a count is worth."""
 
     def stratified(n: int, honest: bool):
         rng = np.random.default_rng([n, 1])
@@ -73,12 +80,12 @@ def test_what_was_drawn_stands_for_as_many_as_it_says():
         raw[:, NUMERIC.index("engagement_1d")] = counts
         own = int(np.argmax(RULE * prior(raw)[:, DAY - 1] + rng.gumbel(size=440)))
         strata = (np.setdiff1d(np.arange(40), own), np.setdiff1d(np.arange(40, 440), own))
-        drawn = [k for stratum in strata for k in rng.permutation(stratum)[:4]]
-        base = choice(n, drawn=8)
+        drawn = [k for stratum in strata for k in rng.permutation(stratum)[:8]]
+        base = choice(n, drawn=16)
         rows = []
         for row, k in zip(base.rows, [own, *drawn], strict=True):
             numeric = tuple(float(x) for x in np.concatenate([raw[k, : len(PRIOR)], row.item.numeric[len(PRIOR) :]]))
-            stands_for = 0.0 if k == own else 1.0 if not honest else 10.0 if k < 40 else 100.0
+            stands_for = 0.0 if k == own else 1.0 if not honest else 5.0 if k < 40 else 50.0
             rows.append(replace(row, item=replace(row.item, numeric=numeric), stands_for=stands_for))
         return replace(base, rows=tuple(rows))
 
@@ -86,8 +93,8 @@ def test_what_was_drawn_stands_for_as_many_as_it_says():
         return float(learned(model(), (stratified(n, honest) for n in range(2500)))[:, DAY].mean())
 
     honest, equal = weight(True), weight(False)
-    assert honest == pytest.approx(RULE, abs=0.2)
-    assert equal < honest - 0.1
+    assert 0.5 < honest < RULE, "16 of 440 leave a ratio's bias"
+    assert equal < 0.3
 
 
 def test_scores_of_what_is_taken_stay_where_the_logits_are():
