@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from feed.catalogue import Item
 from feed.events import ENGAGEMENTS, Impression, Shown, utc
 from feed.features import BatchState, ItemTable, new_user, pair_counts, update_user
-from feed.features.near import COLUMNS, SAID, columns, first_form, taken
+from feed.features.near import COLUMNS, LONG_AGO, SAID, columns, first_form, taken
 
 
 def engaged(item: str, name: str = "click", user: str = "1", request: str | None = None):
@@ -42,7 +42,8 @@ def said(table: ItemTable, *items: str) -> dict[str, tuple[float, float]]:
     """What a history of these, the oldest first, says: by item, of what was taken together and of what came next."""
     found = table.nearby(history(*items), 1.7e9)
     assert (np.diff(found.rows) > 0).all()
-    return {table.ids[row]: tuple(values) for row, values in zip(found.rows, found.said.tolist(), strict=True)}
+    told = zip(found.rows, found.said.tolist(), strict=True)
+    return {table.ids[row]: (together, came_next) for row, (together, came_next, *_) in told if together}
 
 
 def test_what_is_said_is_what_the_equation_says():
@@ -65,13 +66,25 @@ def test_what_is_said_is_what_the_equation_says():
             assert found[item] == pytest.approx((together, came_next), rel=1e-5)
 
 
-def test_a_model_reads_it_in_three_forms():
-    said = np.array([[0.2, 0.05], [0.0, 0.0]], np.float32)
+def test_a_model_reads_it_in_three_forms_and_how_often_and_when_it_was_taken():
+    said = np.array([[0.2, 0.05, 0.0, 0.0], [0.0, 0.0, 3.0, 23.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
     read = columns(said)
-    assert read.shape == (2, COLUMNS)
-    assert read[0] == pytest.approx([np.log(5), np.log(2), np.log(201), np.log(51), 0.6, 0.15], rel=1e-5)
-    assert not read[1].any()
+    assert read.shape == (3, COLUMNS)
+    assert read[0] == pytest.approx([np.log(5), np.log(2), np.log(201), np.log(51), 0.6, 0.15, 0, 0, 0], rel=1e-5)
+    assert read[1] == pytest.approx([0, 0, 0, 0, 0, 0, 1, np.log(4), np.log(24)], rel=1e-5)
+    assert not read[2].any()
     assert (first_form(said) == read[:, :2]).all()
+
+
+def test_what_a_person_took_is_said_with_how_often_and_when_the_last_time():
+    table, state = catalogue(3), new_user("1")
+    for item, at in (("1", 0.0), ("1", 7200.0), ("0", 7200.0), ("unknown", 7200.0)):
+        about = {"event_id": f"{item}{at}", "user_id": "1", "item_id": item, "occurred_at": utc(1.7e9 + at)}
+        update_user(state, ENGAGEMENTS["click"](**about), {})
+    found = table.nearby(state, 1.7e9 + 10_800.0)
+    assert [table.ids[row] for row in found.rows] == ["0", "1"]
+    assert found.said.tolist() == [[0, 0, 1, 1], [0, 0, 2, 1]]
+    assert table.nearby(state, 1.7e9 + 1e12).said[:, 3].tolist() == [LONG_AGO] * 2
 
 
 def test_a_positive_counts_the_first_time_after_the_last_50_that_were_taken():
@@ -204,7 +217,7 @@ def test_the_values_of_any_rows_are_zero_where_nothing_is_said():
     nearby = table.nearby(history("1"), 1.7e9)
     at = nearby.at(np.array([4, 3, 0]))
     assert at.shape == (3, len(SAID))
-    assert at[1].tolist() == nearby.said[0].tolist() != [0, 0]
+    assert at[1].tolist() == nearby.said[nearby.rows.tolist().index(3)].tolist() != [0, 0, 0, 0]
     assert not at[[0, 2]].any()
     assert not table.nearby(history(), 1.7e9).at(np.arange(5)).any()
 
@@ -227,7 +240,7 @@ def test_it_may_be_read_while_another_thread_counts_and_the_table_grows():
     while not done.is_set():
         nearby = table.nearby(reader, 1.7e9)
         assert np.isfinite(nearby.said).all()
-        assert (nearby.said[:, 0] > 0).all()
+        assert (nearby.said[nearby.said[:, 2] == 0, 0] > 0).all()  # of its own item nothing but that it was taken
         assert len(nearby.rows) >= found or found >= pair_counts.WIDEST
         found = len(nearby.rows)
     writer.join()

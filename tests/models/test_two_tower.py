@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,8 @@ def test_the_logit_is_a_dot_product_and_what_the_history_says_weighed_by_segment
     u = model.user_vectors(users([[1], [2], [3]], segment=2))
     v = model.item_vectors(items([1, 2, 3, 4], [7, 8, 9, 1]))
     assert (u.shape, v.shape) == ((3, WIDTH), (4, WIDTH))
-    said = Nearby(np.array([0, 2, 9]), np.array([[1.0, 0.5], [0.2, 0.0], [5.0, 5.0]], np.float32))  # 9: an item that came later
+    values = [[1.0, 0.5, 0, 0], [0.2, 0, 0, 0], [5.0, 5.0, 1, 1]]
+    said = Nearby(np.array([0, 2, 9]), np.array(values, np.float32))  # 9: an item that came later
     with torch.no_grad():
         assert torch.equal(scores(u, v, [said] * 3), u @ v.T)  # nothing was learned of co-visitation yet
         model.mix[0], model.mix[3] = torch.tensor([0.4, 0.0]), torch.tensor([0.1, -0.2])
@@ -68,19 +71,19 @@ def test_the_logit_is_a_dot_product_and_what_the_history_says_weighed_by_segment
         of_logit = model.user_logits(users([[1], [2], [3]], segment=2))
         np.testing.assert_allclose(near_logits(of_logit, torch.from_numpy(form).expand(3, 4, 2)), more, atol=1e-6)
         elsewhere = model.user_vectors(users([[1], [2], [3]], segment=1))
-        assert elsewhere[0, -NEAR:].tolist() == pytest.approx([together * 0.4 / 0.5, 0.0, 0, 0, 0, 0])
+        assert elsewhere[0, -NEAR:].tolist() == pytest.approx([together * 0.4 / 0.5, *[0.0] * (NEAR - 1)])
 
 
 def test_the_score_adds_logit_prior_and_co_visitation_with_the_weights_of_the_users_segment(model):
-    said = Nearby(np.array([1]), np.array([[1.0, 2.0]], np.float32))
+    said = Nearby(np.array([1]), np.array([[1.0, 2.0, 3.0, 5.0]], np.float32))
     with torch.no_grad():
         model.mix[0] = torch.tensor([0.3, 0.1])
         u, v = model.user_vectors(users([[1]], segment=1)), model.item_vectors(items([1, 2], prior=0.5))
         logit = scores(u, v, [said])
         assert torch.equal(logit, scores(u, model.item_vectors(items([1, 2], prior=9.0)), [said]))  # until weights are fitted
-        model.fusion[1] = torch.tensor([2.0, *[0.1] * PRIOR, *[0.0] * (NEAR - 2), 0.5, -0.25])
+        model.fusion[1] = torch.tensor([2.0, *[0.1] * PRIOR, *[0.0] * (NEAR - 3), 1.5, 0.5, -0.25])
         u, elsewhere = (model.user_vectors(users([[1]], segment=segment)) for segment in (1, 2))
-        expected = 2 * logit + 0.1 * PRIOR * 0.5 + torch.tensor([0.0, 3 * (0.5 * 1.0 - 0.25 * 2.0)])
+        expected = 2 * logit + 0.1 * PRIOR * 0.5 + torch.tensor([0.0, 1.5 + 0.5 * math.log(4) - 0.25 * math.log(6)])
         torch.testing.assert_close(scores(u, v, [said]), expected)
         torch.testing.assert_close(scores(elsewhere, v, [said]), logit)
 
