@@ -357,7 +357,7 @@ def test_a_table_that_counts_for_itself_gives_up_what_the_row_gives_up(client):
             state = new_user("1") | {"chosen": [name]}
             found, expected = alone.nearby(state, 0.0), read.nearby(state, 0.0)
             assert [alone.ids[row] for row in found.rows] == [read.ids[row] for row in expected.rows]
-            assert found.values.tolist() == expected.values.tolist()
+            assert found.said.tolist() == expected.said.tolist()
 
 
 def test_refresh_brings_exactly_what_changed(client):

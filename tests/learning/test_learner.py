@@ -27,6 +27,7 @@ from feed.models.heads import Head
 from feed.models.two_tower import VECTOR, WIDTH
 from tests.learning import taught
 from tests.learning.taught import EARLIER, bits, example, right
+from tests.learning.test_fusion import choice
 
 LOG = [example(n) for n in range(5 * STEP + 20)]
 AT = "2026-01-01T00:00:00+00:00"
@@ -141,7 +142,7 @@ def beside(one: Example, at: float, *, taken: bool) -> Example:
     for row in one.rows:
         near = row.item.item_id in some
         labels = ({"view": 1, "click": 1} if near else {"view": 1}) if taken and row.labels else row.labels
-        rows.append(replace(row, labels=labels, near=(at, 0.0) if near else (0.0, 0.0)))
+        rows.append(replace(row, labels=labels, near=(at, 0.0, 0.0, 0.0) if near else (0.0, 0.0, 0.0, 0.0)))
     return replace(one, rows=tuple(rows), user=replace(one.user, near=tuple((k, at, 0.0) for k in sorted(some))))
 
 
@@ -213,13 +214,14 @@ def test_the_fusion_weights_go_on_from_the_version_begun_from_and_move_nothing_i
     def load(version):
         return version, dataclasses.replace(start, model=second)
 
-    learner = learned(LOG[: 2 * STEP], Learner.begin("v000001", dataclasses.replace(start, model=first), load))
+    log = [replace(choice(n), sequence=n) for n in range(2 * STEP)]
+    learner = learned(log, Learner.begin("v000001", dataclasses.replace(start, model=first), load))
     again = saved_and_loaded(learner, tmp_path / "before", load)
     for model in (snapshot.load(tmp_path / "before").model, again.weights.average, again.weights.live):
         assert torch.equal(model.fusion, learner.weights.average.fusion)
         assert torch.equal(model.fusion_squares, learner.weights.average.fusion_squares)
         assert not torch.equal(model.fusion, first.fusion)
-    untold = learned(LOG[: 2 * STEP]).weights.average
+    untold = learned(log).weights.average
     assert torch.equal(untold.fusion, start.model.fusion), "a score that is the logit stays it"
     assert all(torch.equal(a, b) for a, b in zip(again.weights.average.parameters(), untold.parameters(), strict=True))
     again.take(2 * STEP, Restart("v000009", ""))

@@ -8,7 +8,7 @@ import torch
 from msgspec.structs import replace
 
 from feed.features.near import first_form
-from feed.learning.loss import SAMPLED_WEIGHT, join, loss, prepare
+from feed.learning.loss import BESIDE, SAMPLED_WEIGHT, join, loss, prepare
 from feed.models.examination import Examination
 from feed.models.train import LEFT_WEIGHT
 from feed.models.two_tower import FUSED, VECTOR
@@ -33,7 +33,7 @@ def near(made):
     """The example, with what the history says: of the rows, and of some items, one of its rows among them, most."""
     rng = np.random.default_rng(made.sequence)
     values = rng.random((taught.ITEMS, 2)).round(4).tolist()
-    rows = tuple(replace(row, near=tuple(values[int(row.item.item_id)])) for row in made.rows)
+    rows = tuple(replace(row, near=(*values[int(row.item.item_id)], 0.0, 0.0)) for row in made.rows)
     most = [made.rows[0].item.item_id, *map(str, rng.choice(taught.ITEMS, 20, replace=False))]
     return replace(made, rows=rows, user=replace(made.user, near=tuple((k, *values[int(k)]) for k in dict.fromkeys(most))))
 
@@ -53,9 +53,10 @@ def counted(examples, sampled) -> float:
             looked = row.labels and not (made.organic and k)
             if looked and row.positive:
                 taken += softplus(-s[k])
-                others = [softplus(x) for x in s[1:]] if made.organic else []
-                negative += sum(mine) + sum(others)
-                pairs += len(mine) + len(others)
+                weights = [row.stands_for for row in made.rows[1:]] if made.organic else []
+                beside = [BESIDE * w * softplus(x) / sum(weights) for w, x in zip(weights, s[1:], strict=bool(weights))]
+                negative += sum(mine) + sum(beside)
+                pairs += len(mine) + BESIDE * bool(weights)
                 positives += 1
             elif looked:
                 left += softplus(s[k])
@@ -65,7 +66,8 @@ def counted(examples, sampled) -> float:
 def organic(n):
     made = example(n, organic=True)
     first, *others = made.rows
-    return replace(made, rows=(replace(first, labels={"like": 1}), *(replace(row, labels={}) for row in others)))
+    drawn = (replace(row, labels={}, stands_for=1.0 + k) for k, row in enumerate(others))
+    return replace(made, rows=(replace(first, labels={"like": 1}), *drawn))
 
 
 def test_the_loss_does_not_know_what_is_added_to_the_logit():
@@ -153,13 +155,16 @@ def test_nobody_is_asked_who_looked_at_what_was_drawn_beside_an_organic_engageme
     assert one.drawn.any()
 
 
-def test_the_users_history_is_no_negative():
-    made = example(1, organic=True)
+def test_what_the_user_took_is_no_negative_unless_it_is_shown_again():
+    made = organic(1)
+    took = replace(made.rows[2], near=(0.0, 0.0, 3.0, 24.0))
+    made = replace(made, rows=(*made.rows[:2], took, *made.rows[3:]))
     ids = [row.item.item_id for row in made.rows]
     with_history = replace(made.user, bags={**made.user.bags, "recent": ((ids[2], 1.0), ("elsewhere", 0.9))})
     space = taught.world()[1].space
     one = prepare(replace(made, user=with_history), space)
-    assert one.drawn.tolist() == [False, True, False, True, True, True]
+    assert one.drawn.tolist() == [0, 1, 0, 3, 4, 5]
+    assert prepare(made, space, repeats=True).drawn.tolist() == [0, 1, 2, 3, 4, 5]
     sampled = [row.item for row in example(2).rows if row.item.item_id not in ids] + [made.rows[0].item]
     assert join([one], sampled, space).negative[0].tolist() == [True] * (len(sampled) - 1) + [False]
 

@@ -14,7 +14,7 @@ from feed.events import Impression, Shown, utc
 from feed.examples import Example, Row
 from feed.features import FrozenItems
 from feed.features.frozen import NEAREST
-from feed.features.near import columns
+from feed.features.near import OWN, columns
 from feed.learning.loss import SAMPLED_WEIGHT, join, loss, prepare
 from feed.models.two_tower import NEAR, PRIOR, VECTOR, logit_alone
 from feed.ranking import scorers
@@ -85,11 +85,13 @@ def by_the_strongest(state, trained, example) -> np.ndarray:
 
 
 def of_all_by_the_strongest(state, trained, example) -> np.ndarray:
-    """The same, without what the history says beyond the strongest that an example keeps."""
+    """The same, without what the history says beyond the strongest that an example keeps, and of what the user took."""
     u = scorers.user_vectors(trained, [state.user("7")], NOW)[0, -NEAR:].numpy()
     strongest = {item_id for item_id, *_ in example.user.near}
     beyond = np.array([str(k) not in strongest for k in range(ITEMS)])
-    return of_all(state, trained) - beyond * (columns(state.items.nearby(state.user("7"), NOW).at(rows_of(state))) @ u)
+    read = columns(state.items.nearby(state.user("7"), NOW).at(rows_of(state)))
+    read[~beyond, :-OWN] = 0
+    return of_all(state, trained) - read @ u
 
 
 def rows_of(state) -> np.ndarray:
