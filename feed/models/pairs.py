@@ -243,11 +243,13 @@ class ChunkCollector:
             self._evidence.add(pair)
 
     def chunks(self) -> Chunks:
-        """All that was frozen; at least one chunk."""
+        """All that was frozen; at least one chunk. To be called once."""
         positive = np.array([pair.positive for pair in self._pairs]).reshape(-1, CHUNK)
         negative = np.stack(self._negative).reshape(-1, CHUNK, SAMPLED)
         near = np.stack(self._near).reshape(-1, CHUNK, 1 + SAMPLED, len(SAID))
-        return Chunks(Inputs.concat(self._users), Inputs.concat(self._items), positive, negative, near)
+        users, self._users = Inputs.concat(self._users), []  # some 2 KB a pair, which need not stay twice
+        items, self._items = Inputs.concat(self._items), []
+        return Chunks(users, items, positive, negative, near)
 
     def _again(self, pair: Pair, state: BatchState) -> Collection[str]:
         """What the user has taken before and could be shown at that moment, but does not engage with."""
