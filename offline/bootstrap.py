@@ -12,8 +12,9 @@ The weights that are served are the ones that were measured; trained on the last
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,53 +23,59 @@ import structlog
 import torch
 import typer
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import Progress, TaskID
 
 from feed import dataset, errors, logs, settings
 from feed.errors import BadData, BadModel, NotPromoted
-from feed.evaluation import holdout, repeated
+from feed.evaluation import ablation, holdout, repeated
+from feed.evaluation.ablation import Comparison
 from feed.evaluation.holdout import VisitCollector, Visits
+from feed.evaluation.quick import Quick
 from feed.events import KINDS, NEGATIVES, POSITIVES, kind, utc
-from feed.features import FeatureSpace
+from feed.features import BatchState, FeatureSpace
+from feed.features.counts import HALF_LIVES
 from feed.models import examination, fusion, heads, snapshot
 from feed.models.examination import Examination
+from feed.models.fusion import Choices
 from feed.models.heads import Heads
-from feed.models.pairs import CHUNK, ChunkCollector, Chunks, Log, Pair, pairs_of, replay
+from feed.models.pairs import CHUNK, ChunkCollector, Chunks, Folded, Log, Pair, pairs_of, replay
 from feed.models.train import Trained, train
 from feed.models.two_tower import TwoTower, scores
 from feed.ranking.arms import Policy
 from feed.registry import Registry
 from feed.repeats import Repeats
 from feed.settings import FUTURE_SECONDS
+from offline import findings
+from offline.findings import Figures
 
 EPOCHS = 8
 JUDGED, MEASURED = 0.1, 0.1  # shares of the pairs
 FEWEST_ITEMS = 3  # with fewer there is no ranking, so nothing could be judged or measured
 NEWEST_PAIRS = 200_000  # bounds memory: about 2 KB a pair
 VISITS_JUDGED, VISITS_MEASURED = 500, 2000
+FOLDED = 1000  # events between two looks at the progress bar
 THREADS = 1  # two are hardly faster on matrices this small, and ten times slower while anything else needs a core
 
 log = structlog.get_logger()
-
-Figures = dict[str, dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class Frozen:
     """The features, and what was frozen with them: chunks to train on, visits to judge and to measure by, and, to fit and to
-    measure the heads, the pairs of these two slices (None: too few)."""
+    measure the heads, the pairs of these two slices (None: too few). `begun`: the state before the judged slice, to be folded
+    on once."""
 
     space: FeatureSpace
     chunks: Chunks
     judged: list[Visits]
     measured: list[Visits]
     looked: tuple[Chunks | None, Chunks | None]
+    begun: Folded
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The registered version, whether it serves, and its figures beside popularity's: {"learned", "popular"} by figure."""
+    """The registered version, whether it serves, and its figures beside those of a list of what is popular lately."""
 
     version: str
     champion: bool
@@ -108,26 +115,19 @@ def run(
     registry.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is said before the training
     with Progress(console=Console(stderr=True), transient=True) as progress:
         frozen, trained, fitted_to = learn(log, slices, progress, epochs=epochs, seed=seed)
-        figures = {
-            "learned": holdout.summary(frozen.measured, lambda visits: logits(trained.model, visits), seed),
-            "popular": holdout.summary(frozen.measured, holdout.popularity, seed),
-        }
+        compared, figures = measure(log, slices, frozen, trained.model, progress, seed)
     found, head_figures = fit_heads(trained.model, frozen, log, slices)
     weights = {"fitted_to": fitted_to, "weights": trained.model.fusion.tolist()}
     about = {**manifest(log, slices, trained, seed, figures), "fusion": weights, "heads": head_figures}
+    about["parts"] = asdict(compared)
     about["repeats"] = {**measured._asdict(), "rule": str(log.repeats), "by": "the log" if repeats is None else "FEED_REPEATS"}
     looks = examination.of(log.events)
     outcome = register(Registry(registry), trained, frozen.space, about, found, looks)
-    console.print(table(figures))
-    console.print(
-        ("Counts and co-visitation are part of the score (" if trained.model.fused
-         else "The score is the logit alone: counts and co-visitation did not improve held-out positives (") + f"{fitted_to}).",
-        highlight=False,
-    )  # fmt: skip
+    for found_out in (findings.table(figures), findings.parts_table(compared)):
+        console.print(found_out)
+    console.print(findings.verdict(compared, figures), highlight=False)
+    console.print(f"{findings.SCORE[score_of(trained.model)]} ({fitted_to}).", highlight=False)
     console.print(f"{measured}; may be shown again: {log.repeats} (by {about['repeats']['by']}).", highlight=False)
-    learned, popular = (figures[name].get("auc", {}).get("mean", 0.0) for name in ("learned", "popular"))
-    if learned < popular:
-        console.print("It is behind a list of what is popular: a longer log may help; offline/evaluate.py compares others.")
     if looks:
         places = ", ".join(f"{theta:.2f}" for theta in looks.theta[:10])
         console.print(
@@ -135,7 +135,7 @@ def run(
             f"{places}, and {looks.taken:.1%} of looks are taken.", highlight=False,
         )  # fmt: skip
     if head_figures:
-        console.print(heads_table(head_figures))
+        console.print(findings.heads_table(head_figures))
     console.print(
         f"Version {outcome.version}, epoch {trained.epoch}: "
         + ("champion" if outcome.champion else "challenger; another version serves"),
@@ -195,42 +195,110 @@ def learn(log: Log, slices: Slices, progress: Progress, *, epochs: int = EPOCHS,
 
     Returns in a few words, too, how these came about.
     """
-    frozen = freeze(log, slices, seed, progress)
-    task = progress.add_task("training")
-    trained = train(
-        frozen.space, frozen.chunks, lambda model: auc(model, frozen.judged), epochs=epochs, seed=seed,
-        stepped=lambda step, steps: progress.update(task, completed=step, total=steps),
-    )  # fmt: skip
-    weights, squares, fitted_to = fusion.fit(fusion.collect(trained.model, frozen.space, log, slices.judged, seed))
-    trained.model.fusion.copy_(weights)
-    trained.model.fusion_squares.copy_(squares)
+    with part(progress, "folding") as folding:
+        frozen = freeze(log, slices, seed, progress, folding)
+    with part(progress, "training") as training:
+        trained = train(
+            frozen.space, frozen.chunks, lambda model: auc(model, frozen.judged), epochs=epochs, seed=seed,
+            stepped=lambda step, steps: progress.update(training, completed=step, total=steps),
+        )  # fmt: skip
+    with part(progress, "fusion", slices.judged[-1].event - frozen.begun.stop) as fused:
+        choices = fusion.collect(
+            trained.model, frozen.space, log, slices.judged, seed, frozen.begun,
+            lambda stop: progress.update(fused, completed=stop - frozen.begun.stop),
+        )  # fmt: skip
+        fitted_to = fuse(trained.model, choices, frozen.judged, seed)
     return frozen, trained, fitted_to
 
 
-def freeze(log: Log, slices: Slices, seed: int, progress: Progress) -> Frozen:
-    """Fold the log twice: to fit the features on the training slice, then to freeze every pair and visit as of its moment."""
-    end = slices.judged[0].event
-    task = progress.add_task("folding the log", total=end + len(log.events))
-    for _, state in replay(log, [end]):
-        positives = Counter(pair.item_id for pair in slices.trained if pair.positive)
-        space = FeatureSpace.fit(list(state.users.values()), state.items, state.now, positives)
+def fuse(model: TwoTower, choices: Choices, judged: Sequence[Visits], seed: int) -> str:
+    """Fit the fusion weights; where a list of what is popular lately is proven better on the judged visits, become that list.
+
+    Returns in a few words how they came about. Where propensities are known the fit takes out what was shown. Held-out visits
+    do not, so there no list is compared with the score.
+    """
+    weights, squares, how = fusion.fit(choices)
+    model.fusion.copy_(weights)
+    model.fusion_squares.copy_(squares)
+    if np.isfinite(choices.propensity).any():
+        return f"{how}; not compared with a list of what is popular, because propensities are known"
+    if (better := ablation.better_list(model, judged, seed)) is None:
+        return how
+    place, ahead = better
+    weights, squares = fusion.of_list(choices, place)
+    model.fusion.copy_(weights)
+    model.fusion_squares.copy_(squares)
+    lately = ablation.span(float(HALF_LIVES[place]))
+    return (
+        f"{how}; of the judged visits a list of what was popular in the last {lately} had {findings.interval(ahead)} more "
+        "NDCG@10, so the score is that list"
+    )
+
+
+def score_of(model: TwoTower) -> str:
+    """What the score is made of: "logit", "list" or "fused"."""
+    if not model.fused:
+        return "logit"
+    return "fused" if model.fusion[:, 0].any() else "list"
+
+
+def measure(
+    log: Log, slices: Slices, frozen: Frozen, model: TwoTower, progress: Progress, seed: int
+) -> tuple[Comparison, Figures]:
+    """What serves, on the measured visits: its parts beside simple lists, and more figures of it and the list chosen."""
+    with part(progress, "measuring", len(frozen.judged) + len(frozen.measured)) as task:
+        quick = Quick(log, slices.judged[0].event)
+        compared = ablation.compare(model, frozen.judged, frozen.measured, quick, seed, lambda: progress.advance(task))
+        column = 1 + int(np.flatnonzero(compared.half_life == HALF_LIVES)[0])
+        figures = {
+            "learned": holdout.summary(frozen.measured, lambda visits: logits(model, visits), seed),
+            ablation.DECAYED: holdout.summary(frozen.measured, lambda visits: holdout.popularity(visits, column), seed),
+        }
+    return compared, figures
+
+
+@contextmanager
+def part(progress: Progress, name: str, total: int | None = None) -> Iterator[TaskID]:
+    """A bar with the time remaining while a part of the bootstrap runs; without a terminal a line when it is done."""
+    task, begun = progress.add_task(name, total=total), time.monotonic()
+    yield task
+    known = progress.tasks[-1].total
+    progress.update(task, completed=known or 1, total=known or 1)
+    if not progress.console.is_terminal and not progress.disable:
+        log.info("bootstrap: part done", part=name, seconds=round(time.monotonic() - begun, 1))
+
+
+def freeze(log: Log, slices: Slices, seed: int, progress: Progress, task: TaskID | None = None) -> Frozen:
+    """Fold the log up to the judged slice to fit the features, from there on to freeze the visits and pairs of both later
+    slices, and once more up to it to freeze the pairs to train on."""
+    end, n = slices.judged[0].event, len(log.events)
+    task = progress.add_task("folding") if task is None else task
+    progress.update(task, total=end + n)
+    state = BatchState(log.items, log.users)
+    for done, _ in replay(log, [*range(0, end, FOLDED), end], Folded(0, state)):
+        progress.update(task, completed=done)
+    positives = Counter(pair.item_id for pair in slices.trained if pair.positive)
+    space = FeatureSpace.fit(list(state.users.values()), state.items, state.now, positives)
     rng = np.random.default_rng(seed)
     until_judged = [*slices.trained, *slices.judged]
     chunks = ChunkCollector(space, [], slices.trained, rng, log.repeats)
-    judged = VisitCollector(space, slices.trained, slices.judged, VISITS_JUDGED, rng, log.repeats)
-    measured = VisitCollector(space, until_judged, slices.measured, VISITS_MEASURED, rng, log.repeats)
+    judged = VisitCollector(log, space, slices.trained, slices.judged, VISITS_JUDGED, rng)
+    measured = VisitCollector(log, space, until_judged, slices.measured, VISITS_MEASURED, rng)
     looked = [
         ChunkCollector(space, before, pairs, np.random.default_rng([seed, 1]), log.repeats)
         for before, pairs in ((slices.trained, slices.judged), (until_judged, slices.measured))
     ]
-    collectors: list[ChunkCollector | VisitCollector] = [chunks, judged, measured, *looked]
-    for stop, state in replay(log, sorted({stop for collector in collectors for stop in collector.stops})):
-        for collector in collectors:
+    later: list[ChunkCollector | VisitCollector] = [judged, measured, *looked]
+    for stop, _ in replay(log, sorted({stop for collector in later for stop in collector.stops}), Folded(end, state)):
+        for collector in later:
             collector.look(stop, state)
-        progress.update(task, completed=end + stop)
-    progress.update(task, completed=end + len(log.events))
-    fitted, later = (collector.chunks() if collector.stops else None for collector in looked)
-    return Frozen(space, chunks.chunks(), judged.groups(), measured.groups(), (fitted, later))
+        progress.update(task, completed=stop)
+    state = BatchState(log.items, log.users)
+    for stop, _ in replay(log, sorted({*chunks.stops, end}), Folded(0, state)):
+        chunks.look(stop, state)
+        progress.update(task, completed=n + stop)
+    fitted, newest = (collector.chunks() if collector.stops else None for collector in looked)
+    return Frozen(space, chunks.chunks(), judged.groups(), measured.groups(), (fitted, newest), Folded(end, state))
 
 
 def fit_heads(model: TwoTower, frozen: Frozen, log: Log, slices: Slices) -> tuple[Heads, dict[str, dict[str, float]]]:
@@ -311,35 +379,6 @@ def register(
     except NotPromoted:
         return Outcome(version, False, about["figures"])
     return Outcome(version, True, about["figures"])
-
-
-def table(figures: Figures) -> Table:
-    """The figures as a table: mean over visits, 95 % interval over users."""
-    shown = Table("", *figures, title="Held-out last tenth: mean over visits (95 % interval over users)")
-    for name, label in LABELS.items():
-        cells = [f"{f['mean']:.4f} ({f['low']:.4f} – {f['high']:.4f})" for one in figures.values() if (f := one.get(name))]
-        shown.add_row(label, *cells)
-    return shown
-
-
-def heads_table(figures: dict[str, dict[str, float]]) -> Table:
-    """The heads' figures as a table."""
-    shown = Table(
-        "after a look", "predicted", "followed", "log-loss", "of the base rate", title="Heads on the held-out last tenth"
-    )
-    for task, of in figures.items():
-        losses = f"{of['log_loss']:.4f}", f"{of['log_loss_of_base_rate']:.4f}"
-        shown.add_row(task, f"{of['predicted']:.2%}", f"{of['followed']:.2%}", *losses)
-    return shown
-
-
-LABELS = {
-    "auc": "AUC",
-    "ndcg_at_10": "NDCG@10",
-    "precision_at_50": "precision@50",
-    "recall_at_50": "recall@50",
-    "auc_looked_at": "AUC, looked at",
-}
 
 
 def main(

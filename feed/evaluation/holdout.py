@@ -9,16 +9,17 @@ the full catalogue. `auc_looked_at` is free of that: it asks only whether what w
 in the same visit and left, which is what decides the click-through of a feed.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from feed.evaluation import metrics
+from feed.events import KINDS, POSITIVES, Impression, kind
 from feed.features import BatchState, FeatureSpace, Inputs, kept_away
 from feed.features.near import Nearby
-from feed.models.pairs import Evidence, Pair, visits_of
-from feed.repeats import NEVER, Repeats
+from feed.models.pairs import Evidence, Log, Pair, visits_of
 
 GROUP = 16  # visits that share a moment of the catalogue
 FIGURES = ("auc", "ndcg_at_10", "precision_at_50", "recall_at_50", "auc_looked_at")
@@ -28,14 +29,16 @@ FIGURES = ("auc", "ndcg_at_10", "precision_at_50", "recall_at_50", "auc_looked_a
 class Visits:
     """q visits at one moment of a catalogue of m items; `near`, of each visit, is what the user's history says of them.
 
-    `users` Inputs (q), `items` Inputs (m), `popularity` float64 (m,), `eligible`, `relevant` (positive) and
-    `left` (looked at, not positive) bool (q, m).
+    `begins`: the events they begin with. `users` Inputs (q), `items` Inputs (m), `positives` float32 (m, 1 + half-lives): how
+    many each item has had, ever and decayed. `eligible`, `relevant` (positive) and `left` (looked at, not positive) are bool
+    (q, m).
     """
 
     user_ids: tuple[str, ...]
+    begins: tuple[int, ...]
     users: Inputs
     items: Inputs
-    popularity: np.ndarray
+    positives: np.ndarray
     eligible: np.ndarray
     relevant: np.ndarray
     left: np.ndarray
@@ -45,9 +48,9 @@ class Visits:
 Score = Callable[[Visits], np.ndarray]
 
 
-def popularity(visits: Visits) -> np.ndarray:
-    """The baseline's scores, float64 (q, m): decayed positives, the same for everybody."""
-    return np.broadcast_to(visits.popularity, visits.eligible.shape)
+def popularity(visits: Visits, column: int) -> np.ndarray:
+    """The scores of a list, float32 (q, m): a column of the positives, the same for everybody."""
+    return np.broadcast_to(visits.positives[:, column], visits.eligible.shape)
 
 
 def per_visit(groups: Sequence[Visits], score: Score, seed: int) -> dict[str, np.ndarray]:
@@ -81,23 +84,24 @@ def summary(groups: Sequence[Visits], score: Score, seed: int) -> dict[str, dict
     return figures
 
 
+def counted(log: Log) -> tuple[str, ...]:
+    """The kinds of event that count as positive in this log: views in one that has nothing else (see `feed.models.pairs`)."""
+    positives = tuple(name for name in KINDS if name in POSITIVES)
+    return positives if any(kind(event) in POSITIVES for event in log.events) else ("view",)
+
+
 class VisitCollector:
     """Freezes visits while a log is replayed; `look` wants the state just before each event of `stops`.
 
-    `pairs` are those of the slice, `before` the earlier ones, from which items have their evidence. Only visits with a
-    positive count; of more than `bound` so many are drawn at random.
+    `pairs` are those of the slice of the `log`, `before` the earlier ones, from which items have their evidence. Only visits
+    with a positive count; of more than `bound` so many are drawn at random.
     """
 
     def __init__(
-        self,
-        space: FeatureSpace,
-        before: Sequence[Pair],
-        pairs: Sequence[Pair],
-        bound: int,
-        rng: np.random.Generator,
-        repeats: Repeats = NEVER,
+        self, log: Log, space: FeatureSpace, before: Sequence[Pair], pairs: Sequence[Pair], bound: int, rng: np.random.Generator
     ) -> None:
-        self._space, self._evidence, self._repeats = space, Evidence(space, before), repeats
+        self._log, self._space, self._evidence = log, space, Evidence(space, before)
+        self._counted, self._ever, self._ever_until = counted(log), Counter[str](), 0
         visits = [visit for visit in visits_of(pairs) if any(pair.positive for pair in visit)]
         kept = [visits[i] for i in np.sort(rng.choice(len(visits), min(bound, len(visits)), replace=False))]
         self._visits = {visit[0].event: visit for visit in kept}
@@ -110,10 +114,10 @@ class VisitCollector:
         if (visit := self._visits.get(stop)) is None:
             return
         if not self._pending:
-            self._freeze_catalogue(state, visit[0].at)
+            self._freeze_catalogue(stop, state, visit[0].at)
         user = state.user(visit[0].user_id)
         eligible = self._there.copy()
-        away = kept_away(user, visit[0].at, self._repeats, state.items.by_id)
+        away = kept_away(user, visit[0].at, self._log.repeats, state.items.by_id)
         eligible[[row for item_id in away if (row := state.items.row(item_id)) is not None]] = False
         relevant, left = np.zeros_like(eligible), np.zeros_like(eligible)
         for pair in visit:
@@ -123,6 +127,7 @@ class VisitCollector:
             self._pending.append(
                 _Visit(
                     visit[0].user_id,
+                    stop,
                     inputs,
                     eligible,
                     relevant & eligible,
@@ -139,19 +144,25 @@ class VisitCollector:
             self._close()
         return self._groups
 
-    def _freeze_catalogue(self, state: BatchState, now: float) -> None:
+    def _freeze_catalogue(self, stop: int, state: BatchState, now: float) -> None:
         table = state.items
         self._there = table.known & (table.created <= now)
         self._items = self._evidence.mask(self._space.item_inputs(table, None, now), table.ids)
-        self._popularity = table.popularity(now)
+        new = (event for event in self._log.events[self._ever_until : stop] if not isinstance(event, Impression))
+        self._ever.update(event.item_id for event in new if kind(event) in self._counted)
+        self._ever_until = stop
+        ever = np.array([[self._ever[item_id]] for item_id in table.ids], np.float64)
+        lately = table.sums(now)[:, [KINDS.index(name) for name in self._counted]].sum(axis=1)
+        self._positives = np.concatenate([ever, lately], axis=1).astype(np.float32)
 
     def _close(self) -> None:
         self._groups.append(
             Visits(
                 tuple(visit.user_id for visit in self._pending),
+                tuple(visit.begins for visit in self._pending),
                 Inputs.concat([visit.user for visit in self._pending]),
                 self._items,
-                self._popularity,
+                self._positives,
                 np.stack([visit.eligible for visit in self._pending]),
                 np.stack([visit.relevant for visit in self._pending]),
                 np.stack([visit.left for visit in self._pending]),
@@ -164,6 +175,7 @@ class VisitCollector:
 @dataclass(frozen=True)
 class _Visit:
     user_id: str
+    begins: int
     user: Inputs
     eligible: np.ndarray
     relevant: np.ndarray

@@ -14,7 +14,7 @@ References: McFadden 1974, "Conditional Logit Analysis of Qualitative Choice Beh
 as Treatments: Debiasing Learning and Evaluation" (inverse propensities).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from feed.events import Impression
 from feed.features import BatchState, FeatureSpace, kept_away, own_items
 from feed.features.near import columns
 from feed.features.space import SEGMENTS
-from feed.models.pairs import Log, Pair, replay, visits_of
+from feed.models.pairs import Folded, Log, Pair, replay, visits_of
 from feed.models.two_tower import FUSED, NEAR, NEAR_OF_LOGIT, VECTOR, TwoTower, logit_alone
 from feed.repeats import Repeats
 
@@ -63,8 +63,14 @@ class Choices(NamedTuple):
 
 
 @torch.no_grad()
-def collect(model: TwoTower, space: FeatureSpace, log: Log, pairs: Sequence[Pair], seed: int) -> Choices:
-    """What could have been chosen in place of the newest positives among `pairs`, which come after what trained the towers."""
+def collect(
+    model: TwoTower, space: FeatureSpace, log: Log, pairs: Sequence[Pair], seed: int,
+    begun: Folded | None = None, stepped: Callable[[int], None] = lambda stop: None,
+) -> Choices:  # fmt: skip
+    """What could have been chosen in place of the newest positives among `pairs`, which come after what trained the towers.
+
+    `begun`: a state before them, which is folded on; `stepped` is told how many events have been.
+    """
     at: dict[int, list[Pair]] = {}
     for pair in [pair for pair in pairs if pair.positive][-POSITIVES:]:
         at.setdefault(pair.event, []).append(pair)
@@ -73,8 +79,9 @@ def collect(model: TwoTower, space: FeatureSpace, log: Log, pairs: Sequence[Pair
     found: list[tuple[Tensor, Tensor, int, float, int, int]] = []
     users: dict[str, int] = {}
     vectors, age = torch.zeros(0, VECTOR), 0
-    for stop, state in replay(log, list(at)):
+    for stop, state in replay(log, list(at), begun):
         table = state.items
+        stepped(stop)
         for pair in at[stop]:
             if age % REFRESHED == 0 or len(vectors) < len(table):
                 vectors, age = model.item_logits(space.item_inputs(table, None, pair.at)), 0
@@ -140,7 +147,9 @@ def fit(choices: Choices) -> tuple[Tensor, Tensor, str]:
     stands_for, skipped = choices.stands_for[chosen].double(), torch.from_numpy(choices.skipped[chosen])
     spread = x[stands_for > -torch.inf].std(dim=0)
     spread = torch.where(spread > 1e-6, spread, 1.0)
-    rows = _Rows(x / spread, x[:, :, 0], stands_for, weights, segment, skipped)
+    positives, logits = x[:, 0].clone(), x[:, :, 0].clone()
+    x /= spread  # in place: 120 MB
+    rows = _Rows(x, logits, stands_for, weights, segment, skipped)
     users = choices.user[chosen]
     fold = torch.from_numpy(np.random.default_rng(0).integers(FOLDS, size=users.max() + 1)[users])
     change, best, gains = torch.zeros(len(SEGMENTS), FUSED, dtype=torch.float64), rows.losses(rows.logits), []
@@ -158,10 +167,26 @@ def fit(choices: Choices) -> tuple[Tensor, Tensor, str]:
             break
         change, best, auc = whole, held_out, held_out_auc
     found = logit_alone().double() + change / spread
-    positives = x[:, 0]
     found[:, CONSTANT] += (positives[:, 0] - (positives * found[segment]).sum(dim=1)).mean()
     squares = _squares(rows, change, spread, sizes)
     return found.float(), squares.float(), f"{summary}, nats a positive: {'; '.join(gains)}"
+
+
+def of_list(choices: Choices, half_life: int) -> tuple[Tensor, Tensor]:
+    """The fusion weights float32 (3, FUSED) that rank by the counts of the `half_life` in this place, and squares (4, FUSED).
+
+    With weight 1 an item is chosen in proportion to its count.
+    """
+    listed = torch.zeros(len(SEGMENTS), FUSED, dtype=torch.float64)
+    listed[:, 1 + half_life] = 1.0
+    if not len(choices.x):
+        return listed.float(), torch.ones(1 + len(SEGMENTS), FUSED)
+    x, one = choices.x.double(), torch.ones(len(choices.x), dtype=torch.float64)
+    listed[:, CONSTANT] = (x[:, 0, 0] - x[:, 0, 1 + half_life]).mean()
+    segment, skipped = torch.from_numpy(choices.segment), torch.from_numpy(choices.skipped)
+    rows = _Rows(x, x[:, :, 0], choices.stands_for.double(), one, segment, skipped)
+    squares = _squares(rows, listed - logit_alone().double(), torch.ones(FUSED, dtype=torch.float64), one)
+    return listed.float(), squares.float()
 
 
 def _mean(values: Tensor) -> float:

@@ -25,6 +25,7 @@ import numpy as np
 from feed.catalogue import Item, User
 from feed.events import NEGATIVES, POSITIVES, Event, Impression, kind
 from feed.features import BatchState, FeatureSpace, Inputs, kept_away, own_items
+from feed.features.frozen import UserFeatures, freeze_user
 from feed.features.near import SAID
 from feed.features.space import ITEM_EVIDENCE
 from feed.models import examination
@@ -140,10 +141,19 @@ def visits_of(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return visits
 
 
-def replay(log: Log, stops: Sequence[int]) -> Iterator[tuple[int, BatchState]]:
-    """Fold the log; yields the state just before each event in `stops` (ascending; one past the end is allowed)."""
-    state = BatchState(log.items, log.users)
-    done = 0
+class Folded(NamedTuple):
+    """The state just before the event `stop` of a log."""
+
+    stop: int
+    state: BatchState
+
+
+def replay(log: Log, stops: Sequence[int], begun: Folded | None = None) -> Iterator[tuple[int, BatchState]]:
+    """Fold the log; yields the state just before each event in `stops` (ascending; one past the end is allowed).
+
+    It goes on with the state of `begun`, if there is one, which must not be beyond the first of `stops`.
+    """
+    done, state = begun or (0, BatchState(log.items, log.users))
     for stop in stops:
         for event in log.events[done:stop]:
             state.apply(event)
@@ -193,8 +203,10 @@ class ChunkCollector:
         repeats: Repeats = NEVER,
     ) -> None:
         self._space, self._rng, self._repeats = space, rng, repeats
-        visits = visits_of([*before, *pairs]) if repeats.ever else ()
-        self._in_visit = {(pair.user_id, pair.event): {p.item_id for p in visit} for visit in visits for pair in visit}
+        self._in_visit: dict[tuple[str, int], set[str]] = {}
+        for visit in visits_of([*before, *pairs]) if repeats.ever else ():
+            ids = {pair.item_id for pair in visit}
+            self._in_visit.update({(pair.user_id, pair.event): ids for pair in visit})
         self._engaged: dict[str, set[str]] = {}
         for pair in (*before, *pairs):
             self._engaged.setdefault(pair.user_id, set()).add(pair.item_id)
@@ -206,9 +218,10 @@ class ChunkCollector:
                 self._at.setdefault(pair.event, []).append((pair, chunk if k == 0 else ()))
         self.stops = list(self._at)
         self._evidence = Evidence(space, before)
+        self._frozen: list[UserFeatures] = []  # of the chunk that is not yet whole: inputs of one user are slow, and large
         self._users: list[Inputs] = []
         self._items: list[Inputs] = []
-        self._negative: list[list[bool]] = []
+        self._negative: list[np.ndarray] = []
         self._near: list[np.ndarray] = []
         self._sampled: list[str] = []
         self._sampled_rows = np.zeros(0, np.int64)
@@ -219,19 +232,24 @@ class ChunkCollector:
             if chunk:
                 self._freeze_items(chunk, state)
             user = state.user(pair.user_id)
-            self._users.append(self._space.user_inputs([user], pair.at))
+            self._frozen.append(freeze_user(user, pair.at))
+            if len(self._frozen) == CHUNK:
+                self._users.append(self._space.frozen_users(self._frozen))
+                self._frozen = []
             rows = np.array([state.items.row(pair.item_id), *self._sampled_rows], np.int64)
             self._near.append(state.items.nearby(user, pair.at).at(rows).astype(np.float16))
             mine = self._engaged[pair.user_id].difference(self._again(pair, state))
-            self._negative.append([item_id not in mine for item_id in self._sampled])
+            self._negative.append(np.array([item_id not in mine for item_id in self._sampled]))
             self._evidence.add(pair)
 
     def chunks(self) -> Chunks:
-        """All that was frozen; at least one chunk."""
+        """All that was frozen; at least one chunk. To be called once."""
         positive = np.array([pair.positive for pair in self._pairs]).reshape(-1, CHUNK)
-        negative = np.array(self._negative, bool).reshape(-1, CHUNK, SAMPLED)
+        negative = np.stack(self._negative).reshape(-1, CHUNK, SAMPLED)
         near = np.stack(self._near).reshape(-1, CHUNK, 1 + SAMPLED, len(SAID))
-        return Chunks(Inputs.concat(self._users), Inputs.concat(self._items), positive, negative, near)
+        users, self._users = Inputs.concat(self._users), []  # some 2 KB a pair, which need not stay twice
+        items, self._items = Inputs.concat(self._items), []
+        return Chunks(users, items, positive, negative, near)
 
     def _again(self, pair: Pair, state: BatchState) -> Collection[str]:
         """What the user has taken before and could be shown at that moment, but does not engage with."""

@@ -6,6 +6,7 @@ from feed.evaluation import holdout
 from feed.evaluation.holdout import VisitCollector
 from feed.events import Click, View, utc
 from feed.features import FeatureSpace
+from feed.features.counts import HALF_LIVES
 from feed.models.pairs import Log, pairs_of, replay
 from feed.repeats import ALWAYS
 
@@ -27,7 +28,7 @@ def groups():
     for _, state in replay(log, [3]):
         space = FeatureSpace.fit(list(state.users.values()), state.items, state.now, {})
     found = pairs_of(log)
-    collector = VisitCollector(space, found[:3], found[3:], 10, np.random.default_rng(0))
+    collector = VisitCollector(log, space, found[:3], found[3:], 10, np.random.default_rng(0))
     for stop, state in replay(log, collector.stops):
         collector.look(stop, state)
     return collector.groups()
@@ -56,13 +57,24 @@ def test_figures_have_the_values_computed_by_hand(groups):
 
 
 def test_popularity_ranks_by_what_others_took_before(groups):
-    scores = holdout.popularity(groups[0])[0]
-    assert ITEMS[int(np.argmax(np.where(groups[0].eligible[0], scores, -1)))] == "other"
-    assert scores[ITEMS.index("liked")] == 0, "the visit itself does not count"
+    assert groups[0].begins == (3,)
+    assert groups[0].positives[:, 0].tolist() == [1, 0, 0, 2, 0], "ever"
+    for column in range(1 + len(HALF_LIVES)):
+        scores = holdout.popularity(groups[0], column)[0]
+        assert ITEMS[int(np.argmax(np.where(groups[0].eligible[0], scores, -1)))] == "other"
+        assert scores[ITEMS.index("liked")] == 0, "the visit itself does not count"
+    assert groups[0].positives[3, 1] < 0.1, "of a quarter of an hour little is left after 83 minutes"
+    assert groups[0].positives[3, -1] > 1.9
+
+
+def test_in_a_log_of_views_alone_views_are_counted():
+    about = {"user_id": "u", "item_id": "old", "occurred_at": utc(START)}
+    assert holdout.counted(Log([], [], [View(event_id="1", **about)])) == ("view",)
+    assert "view" not in holdout.counted(Log([], [], [View(event_id="1", **about), Click(event_id="2", **about)]))
 
 
 def test_summary_is_the_mean_inside_its_interval(groups):
-    summary = holdout.summary(groups, holdout.popularity, seed=0)
+    summary = holdout.summary(groups, lambda visits: holdout.popularity(visits, 0), seed=0)
     assert set(summary) == set(holdout.FIGURES)
     assert all(one["low"] <= one["mean"] <= one["high"] for one in summary.values())
 
@@ -78,7 +90,7 @@ def test_where_items_come_again_a_visit_is_ranked_among_them_too():
     found = pairs_of(log)
     for _, state in replay(log, [2]):
         space = FeatureSpace.fit(list(state.users.values()), state.items, state.now, {})
-    collector = VisitCollector(space, found[:2], found[2:], 10, np.random.default_rng(0), ALWAYS)
+    collector = VisitCollector(log, space, found[:2], found[2:], 10, np.random.default_rng(0))
     for stop, state in replay(log, collector.stops):
         collector.look(stop, state)
     (group,) = collector.groups()

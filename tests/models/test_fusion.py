@@ -10,8 +10,8 @@ from feed.features import BatchState, consumed
 from feed.features.items import prior
 from feed.features.space import SEGMENTS
 from feed.models import fusion
-from feed.models.fusion import CONSTANT, FEWEST, SKIPPED, Choices, collect, fit
-from feed.models.pairs import Log, Pair, pairs_of, replay
+from feed.models.fusion import CONSTANT, FEWEST, SKIPPED, Choices, collect, fit, of_list
+from feed.models.pairs import Folded, Log, Pair, pairs_of, replay
 from feed.models.two_tower import FUSED, NEAR, logit_alone
 from feed.ranking import scorers
 from feed.ranking.index import Index
@@ -335,8 +335,33 @@ def test_each_drawn_candidate_stands_for_its_share_of_what_is_possible_and_only_
     torch.testing.assert_close(of.x[:, 0], whole.x[-20:, 0])
 
 
+def test_a_state_before_the_pairs_is_folded_on(collected):
+    log, trained, _ = collected
+    pairs = pairs_of(log)[80:]
+    state = BatchState(log.items, log.users)
+    for event in log.events[: pairs[0].event]:
+        state.apply(event)
+    stops: list[int] = []
+    of = collect(trained.model, trained.space, log, pairs, 0, Folded(pairs[0].event, state), stops.append)
+    for expected, column in zip(collect(trained.model, trained.space, log, pairs, 0), of, strict=True):
+        np.testing.assert_array_equal(expected, column)
+    assert stops == [pair.event for pair in pairs if pair.positive]
+
+
+def test_the_weights_of_a_list_rank_by_its_counts_and_leave_the_mean_score_of_positives_where_it_was(collected):
+    *_, of = collected
+    found, squares = of_list(of, 2)
+    assert (found[:, FREE] != 0).sum() == len(SEGMENTS)
+    assert (found[:, 3] == 1).all()
+    positives = of.x[:, 0]
+    assert float((positives @ found[0]).mean()) == pytest.approx(float(positives[:, 0].mean()), abs=1e-4)
+    assert (squares >= 1).all()
+    assert squares[0, 3] > 1, "the learner goes on from there"
+
+
 def test_of_a_log_without_positives_nothing_is_collected(collected):
     log, trained, _ = collected
     of = collect(trained.model, trained.space, log, [pair for pair in pairs_of(log) if not pair.positive], 0)
     assert len(of.x) == 0
     assert torch.equal(fit(of)[0], logit_alone())
+    assert torch.equal(of_list(of, 0)[1], torch.ones(1 + len(SEGMENTS), FUSED))

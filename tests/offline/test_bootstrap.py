@@ -5,14 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from structlog.testing import capture_logs
 
 from feed import dataset, kinds
 from feed.catalogue import Item, User
 from feed.errors import BadData
+from feed.evaluation.ablation import span
 from feed.events import ENGAGEMENTS, Click, Hide, Impression, Shown, View, adopt, utc
+from feed.features.counts import HALF_LIVES
 from feed.models import fusion, snapshot
 from feed.models.fusion import CONSTANT
+from feed.models.two_tower import logit_alone
 from feed.registry import Registry
 from feed.repeats import Repeats
 from offline import bootstrap
@@ -60,7 +64,7 @@ def test_the_first_version_becomes_champion_and_later_ones_challenger(trained):
 def test_the_model_finds_each_users_category_where_popularity_cannot(trained):
     figures = trained[2].figures
     for name in ("auc", "ndcg_at_10", "recall_at_50", "auc_looked_at"):
-        learned, popular = figures["learned"][name], figures["popular"][name]
+        learned, popular = figures["learned"][name], figures["decayed-popular"][name]
         assert learned["low"] > popular["mean"], name
 
 
@@ -68,6 +72,12 @@ def test_the_served_weights_load_and_carry_their_figures(trained):
     _, path, outcome = trained
     loaded = snapshot.load(Registry(path).champion().path)
     assert loaded.manifest["figures"] == outcome.figures
+    parts = loaded.manifest["parts"]
+    assert parts["ndcg_at_10"]["served"]["mean"] == pytest.approx(outcome.figures["learned"]["ndcg_at_10"]["mean"], abs=0.01)
+    assert list(parts["ndcg_at_10"])[:3] == ["served", "popular", "decayed-popular"]
+    assert {"item-knn", "own-favourites"} & {*parts["ndcg_at_10"]}, "the quick baseline that was better before"
+    assert 20 < parts["users"] <= 30, "whose visits have a positive"
+    assert parts["half_life"] in HALF_LIVES
     assert loaded.manifest["data"]["events"] == 2000
     assert loaded.manifest["learned_until"] == START + 600 * 1999
     assert (loaded.manifest["position"], loaded.manifest["parent"]) == (None, None)
@@ -106,7 +116,7 @@ def write_regulars(folder, users=30, items=40, n=2400):
 
 def test_a_log_of_repeats_trains_a_version_whose_feeds_show_again_what_was_taken(tmp_path, capsys):
     data = write_regulars(tmp_path / "data")
-    outcome = bootstrap.run(data, tmp_path / "registry", epochs=2)
+    bootstrap.run(data, tmp_path / "registry", epochs=2)
     shown = " ".join(capsys.readouterr().out.split())
     assert "of the log's later positives are of an item that the user took before" in shown
     assert "may be shown again: always (by the log)" in shown
@@ -116,7 +126,10 @@ def test_a_log_of_repeats_trains_a_version_whose_feeds_show_again_what_was_taken
     assert (repeats["positives"], repeats["rule"], repeats["by"]) == (480, "always", "the log")
     assert repeats["median_seconds"] > 0
     assert loaded.manifest["trained_on"]["positives"] == pytest.approx(0.8 * 2400, abs=5), "each of them, not one a pair"
-    assert outcome.figures["learned"]["ndcg_at_10"]["mean"] > outcome.figures["popular"]["ndcg_at_10"]["mean"]
+    found = loaded.manifest["parts"]["ndcg_at_10"]
+    assert found["served"]["low"] > found["popular"]["high"]
+    assert "own-favourites" in found, "the best quick baseline of such a log"
+    assert "What serves is ahead of a list of what was popular" in shown
 
 
 def test_a_log_in_which_nothing_is_taken_twice_says_never(tmp_path):
@@ -170,24 +183,63 @@ def test_a_log_of_kinds_of_ones_own_is_learned_from_and_its_version_says_so(tmp_
         bootstrap.run(data, tmp_path / "registry", epochs=1)
 
 
-def test_where_people_take_what_is_popular_at_the_moment_counts_are_part_of_the_score(tmp_path, monkeypatch, capsys):
+def write_fashions(folder, **more):
     """Fifteen items at a time, of whatever category, are clicked by everybody who meets them; all others are only viewed."""
-    monkeypatch.setattr(fusion, "FEWEST", 50)
     draw, events = np.random.default_rng(0), []
     popular = [draw.permutation(120)[:15] for _ in range(20)]
     for k in range(2000):
         of = popular[k // 100]
         item = draw.choice(of) if draw.random() < 0.6 else draw.integers(120)
-        about = {"event_id": f"e{k}", "user_id": f"u{draw.integers(200)}", "item_id": f"i{item}"}
+        about = {"event_id": f"e{k}", "user_id": f"u{draw.integers(200)}", "item_id": f"i{item}", **more}
         events.append((Click if item in of else View)(**about, occurred_at=utc(START + 60 * k)))
     items = [Item(item_id=f"i{i}", category=f"c{i % 3}") for i in range(120)]
-    dataset.write(dataset.from_events(events, items, [User(user_id=f"u{u}") for u in range(200)]), tmp_path / "data")
-    capsys.readouterr()
-    bootstrap.run(tmp_path / "data", tmp_path / "registry", epochs=1)
+    dataset.write(dataset.from_events(events, items, [User(user_id=f"u{u}") for u in range(200)]), folder)
+    return folder
+
+
+def test_where_people_take_what_is_popular_at_the_moment_counts_are_part_of_the_score(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fusion, "FEWEST", 50)
+    bootstrap.run(write_fashions(tmp_path / "data"), tmp_path / "registry", epochs=1)
     assert "Counts and co-visitation are part of the score" in capsys.readouterr().out
     loaded = snapshot.load(Registry(tmp_path / "registry").champion().path)
     assert (loaded.model.fusion[:, 1 : CONSTANT - 1].sum(dim=1) > 0).all()
     assert " positives against the catalogue, nats a positive: +" in loaded.manifest["fusion"]["fitted_to"]
+
+
+def test_a_score_that_is_proven_worse_than_a_list_of_what_is_popular_lately_becomes_that_list(tmp_path, capsys):
+    """There are too few positives to fit fusion weights to, so the score would be the logit alone."""
+    bootstrap.run(write_fashions(tmp_path / "data"), tmp_path / "registry", epochs=1)
+    shown = " ".join(capsys.readouterr().out.split())
+    loaded = snapshot.load(Registry(tmp_path / "registry").champion().path)
+    parts, weights = loaded.manifest["parts"], loaded.model.fusion
+    expected = torch.zeros_like(weights)
+    expected[:, 1 + HALF_LIVES.tolist().index(parts["half_life"])] = 1.0
+    expected[:, CONSTANT] = weights[:, CONSTANT]
+    assert torch.equal(weights, expected)
+    served, listed = (parts["ndcg_at_10"][name]["mean"] for name in ("served", "decayed-popular"))
+    assert served == pytest.approx(listed, abs=0.005), "in half the digits counts of next to nothing are ties"
+    assert parts["ndcg_at_10"]["served"]["low"] > parts["ndcg_at_10"]["logit alone"]["mean"]
+    assert "The score is a list of what is popular lately (" in shown
+    assert "more NDCG@10, so the score is that list" in loaded.manifest["fusion"]["fitted_to"]
+    if parts["best_list"] == "decayed-popular":
+        assert f"A list of what was popular in the last {span(parts['half_life'])} would do as well on this log" in shown
+
+
+def test_where_propensities_are_known_no_list_takes_the_scores_place(tmp_path, capsys):
+    data = write_fashions(tmp_path / "data", propensity=0.5)
+    bootstrap.run(data, tmp_path / "registry", epochs=1)
+    assert "The score is the logit alone" in " ".join(capsys.readouterr().out.split())
+    loaded = snapshot.load(Registry(tmp_path / "registry").champion().path)
+    assert torch.equal(loaded.model.fusion, logit_alone())
+    assert loaded.manifest["fusion"]["fitted_to"].endswith("because propensities are known")
+
+
+def test_without_a_terminal_each_part_is_one_line_with_its_seconds(tmp_path):
+    with capture_logs() as logs:
+        bootstrap.run(write(tmp_path / "data", 1200), tmp_path / "registry", epochs=1)
+    parts = [line for line in logs if line["event"] == "bootstrap: part done"]
+    assert [line["part"] for line in parts] == ["folding", "training", "fusion", "measuring"]
+    assert all(line["seconds"] >= 0 for line in parts)
 
 
 def test_only_the_version_of_a_log_without_views_says_who_looks(trained, tmp_path, capsys):
