@@ -284,7 +284,7 @@ def test_an_odd_log_has_a_sane_result(name, model, tmp_path, counted):
         assert len(pd.read_csv(out / "recs.csv"))
 
 
-@pytest.mark.parametrize("model", [*MODELS[:2], "naive-two-tower", "mixture", "served"])
+@pytest.mark.parametrize("model", [*MODELS[:2], "naive-two-tower", "prior-covisitation", "served"])
 def test_a_log_without_a_table_of_users_is_evaluated_also_of_one_person(model, tmp_path, counted):
     rows = [("u", f"i{k}", "click" if k % 3 else "view", 3600 * k) for k in range(400)]
     for users, log in ((1, rows), (40, logs.two_camps())):
