@@ -215,6 +215,8 @@ class Chosen(UserFeature):
     def update(self, part: list[str], event: Event, items: Mapping[str, Item]) -> list[str]:
         """A take moves its item to the end."""
         return _moved(part, event.item_id) if takes(event) else part
+
+
 class Positives(UserFeature):
     """What was clicked, liked, shared or commented on: {item id: [times, time of the last]}, in whole seconds since 1970.
 

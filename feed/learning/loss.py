@@ -79,9 +79,7 @@ class Rows(NamedTuple):
     near_drawn: np.ndarray
 
 
-def prepare(
-    example: Example, space: FeatureSpace, examination: Examination | None = None, repeats: bool = False
-) -> Prepared:
+def prepare(example: Example, space: FeatureSpace, examination: Examination | None = None, repeats: bool = False) -> Prepared:
     """One example as this space reads it; always alone, so that the same example gives the same bits.
 
     `examination`: who looks, in a stream whose views do not say it. `repeats`: what was taken may be shown again, so that a
