@@ -163,8 +163,8 @@ class System:
 
 def _nearby(table, state) -> np.ndarray:
     nearby = table.nearby(state, 0.0)
-    values = dict(zip((table.ids[row] for row in nearby.rows), nearby.values.tolist(), strict=True))
-    return np.array([values.get(item.item_id, [0.0, 0.0]) for item in ITEMS])
+    values = dict(zip((table.ids[row] for row in nearby.rows), nearby.said.tolist(), strict=True))
+    return np.array([values.get(item.item_id, [0.0] * 4) for item in ITEMS])
 
 
 @pytest.fixture
