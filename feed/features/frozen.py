@@ -84,6 +84,7 @@ class FrozenItems:
     def __init__(self, table: ItemTable, now: float) -> None:
         self._table, self._now = table, now
         self._numeric: np.ndarray | None = None
+        self._by_popularity: np.ndarray | None = None  # rows, the most popular one first
         self._frozen: dict[str, ItemFeatures] = {}
 
     def __getitem__(self, item_id: str) -> ItemFeatures:
@@ -114,7 +115,9 @@ class FrozenItems:
         from all alike, the items that compete with what is taken are hardly ever among so few, and weights that are learned
         from them lose a tenth of the quality on some logs.
         """
-        table, numeric = self._table, self._numbers()
+        table = self._table
+        if self._by_popularity is None:
+            self._by_popularity = np.argsort(-self._numbers()[:, POPULARITY], kind="stable")
         possible = table.showable(self._now)
         possible[[row for other in (item_id, *consumed(state)) if (row := table.row(other)) is not None]] = False
         said = table.nearby(state, self._now)
@@ -124,8 +127,7 @@ class FrozenItems:
         near = said.among(possible)
         nearest = near.rows[np.argsort(-near.said[:, 0], kind="stable")[:STRATUM]]
         possible[nearest] = False
-        others = np.flatnonzero(possible)
-        popular = others[np.argsort(-numeric[others, POPULARITY], kind="stable")[:STRATUM]]
+        popular = self._by_popularity[possible[self._by_popularity]][:STRATUM]
         possible[popular] = False
         rng, found = np.random.default_rng(seed), []
         for stratum, n in zip((own, nearest, popular, np.flatnonzero(possible)), DRAWN, strict=True):
