@@ -42,11 +42,12 @@ from benchmarks.page import interval, points, table
 from feed import dataset
 from feed.events import Event, Impression, View
 from feed.examples import Example
+from feed.features.near import columns
 from feed.learning.learner import Learner
 from feed.learning.loss import join, prepare
 from feed.models import examination, snapshot
 from feed.models.snapshot import Snapshot
-from feed.models.two_tower import near_logits
+from feed.models.two_tower import NEAR
 from feed.ranking.types import Feed
 from feed.registry import Registry
 from offline import bootstrap
@@ -200,7 +201,7 @@ def logits(of: Snapshot, examples: Sequence[Example]) -> np.ndarray:
     for k in range(0, len(examples), 64):
         rows = join([prepare(example, of.space) for example in examples[k : k + 64]], [], of.space)
         u = of.model.user_vectors(rows.users)[torch.from_numpy(rows.owner)]
-        near = near_logits(u, torch.from_numpy(rows.near)[:, None])[:, 0]
+        near = (u[:, -NEAR:] * torch.from_numpy(columns(rows.near))).sum(dim=1)
         found.append(((u * of.model.item_vectors(rows.items)).sum(dim=1) + near).double().numpy())
     return np.concatenate(found)
 

@@ -30,6 +30,7 @@ from benchmarks.loop import learned, start
 from benchmarks.page import table as markdown
 from feed.events import Impression, kind
 from feed.examples import Example
+from feed.features.near import columns
 from feed.learning.learner import Learner
 from feed.models import heads
 from feed.models.heads import DWELL_SECONDS
@@ -118,9 +119,9 @@ def judged(of: Snapshot, examples: Sequence[Example]) -> dict[str, dict[str, flo
     z, labels = [], []
     for example in examples:
         if rows := [row for row in example.rows if row.labels]:
-            u = of.model.user_vectors(of.space.frozen_users([example.user]))
+            u = of.model.terms(of.space.frozen_users([example.user]))
             v = of.model.item_vectors(of.space.frozen_items([row.item for row in rows]))
-            v[:, -NEAR:] = torch.tensor([row.near for row in rows])
+            v[:, -NEAR:] = torch.from_numpy(columns(np.array([row.near for row in rows])))
             z.append((u * v).double().numpy())
             labels += [
                 [row.dwell_ms > 1000 * DWELL_SECONDS if task == "dwell" else task in row.labels for task in TASKS]

@@ -25,6 +25,7 @@ from benchmarks.loop import Loop, seeded, start
 from feed import errors
 from feed.examples import Example, Row
 from feed.features.frozen import UserFeatures, nearby
+from feed.features.near import first_form
 from feed.models.adam import Adam
 from feed.models.pairs import pairs_of
 from feed.models.snapshot import Snapshot
@@ -133,13 +134,13 @@ def in_batch_softmax(champion: Snapshot, past: Sequence[Example], seed: int) -> 
 
 
 def near_of(batch: Sequence[tuple[UserFeatures, Row]]) -> torch.Tensor:
-    """float32 (n, n, 2): what each user's history says of each one's item."""
+    """float32 (n, n, 2): what co-visitation says of each one's item to each user, as the logit reads it."""
     place = {row.item.item_id: k for k, (_, row) in enumerate(batch)}
     places = np.array([place[row.item.item_id] for _, row in batch])
     near = np.stack([nearby(user.near, place).at(places) for user, _ in batch])
     for k, (_, row) in enumerate(batch):
         near[k, places == places[k]] = row.near
-    return torch.from_numpy(near)
+    return torch.from_numpy(first_form(near))
 
 
 def challengers(champion: Snapshot, past: Sequence[Example], data: Path) -> list[Bad]:
