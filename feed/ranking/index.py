@@ -20,7 +20,7 @@ log = structlog.get_logger()
 class Index:
     """n items, in the rows of the table they were taken from; items that the table gains later are not in it.
 
-    `ids` and, n each: `vectors` float32 (n, 74); `known` bool, described by the catalogue; `created` and `until` float64,
+    `ids` and, n each: `vectors` float32 (n, WIDTH); `known` bool, described by the catalogue; `created` and `until` float64,
     seconds since 1970, between which an item may be shown; `category` int64, the table's codes; `popularity` float64, decayed
     positives.
     """
