@@ -215,7 +215,7 @@ class Attribution:
         elif event.at < before - self._seconds:
             self._late += 1
         elif (again := _taken_before(event, state)) or event.item_id not in consumed(state):
-            drawn = self._items.draw(state, event.item_id, crc32(event.event_id.encode()))
+            drawn = self._items.draw(state, event.item_id, event.at, crc32(event.event_id.encode()))
             rows = [Row(self._items[event.item_id]), *(Row(item, stands_for=n) for item, n in drawn)]
             self._open(pending, event, state, offset, event.event_id, rows, before, organic=True, again=again).join(event)
 
@@ -240,7 +240,7 @@ class Attribution:
         again: bool = False,
     ) -> Window:
         items = tuple(row.item.item_id for row in rows)
-        nearest, near = self._items.near(state, items)
+        nearest, near = self._items.near(state, items, event.at)
         example = Example(
             source=self._source, sequence=offset, example_id=request, at=event.at,
             user=msgspec.structs.replace(freeze_user(state, event.at), near=nearest),

@@ -132,7 +132,7 @@ class VisitCollector:
                     eligible,
                     relevant & eligible,
                     left & ~relevant & eligible,
-                    state.items.nearby(user, pair.at),
+                    state.items.nearby(user, visit[0].at),
                 )
             )
         if len(self._pending) == GROUP:

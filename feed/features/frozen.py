@@ -94,9 +94,9 @@ class FrozenItems:
             frozen = self._frozen[item_id] = self._freeze(item_id)
         return frozen
 
-    def near(self, state: UserState, item_ids: Sequence[str]) -> tuple[tuple[NearItem, ...], list[Told]]:
-        """What the user's history says: of the `NEAREST` items of which it says most (ties by id), and of the given ones."""
-        said = self._table.nearby(state, self._now)
+    def near(self, state: UserState, item_ids: Sequence[str], at: float) -> tuple[tuple[NearItem, ...], list[Told]]:
+        """What the history says at `at`: of the `NEAREST` items of which it says most (ties by id), and of the given ones."""
+        said = self._table.nearby(state, at)
         rows = [self._table.row(item_id) for item_id in item_ids]
         own = _rounded(said.at(np.array([-1 if row is None else row for row in rows], np.int64)))
         most, strongest = said.said[:, 0], said.rows[said.said[:, 0] > 0]
@@ -107,7 +107,7 @@ class FrozenItems:
         entries = [(self._table.ids[row], together, after) for row, (together, after, *_) in named]
         return tuple(sorted(entries, key=lambda entry: (-entry[1], entry[0]))[:NEAREST]), own
 
-    def draw(self, state: UserState, item_id: str, seed: int) -> list[tuple[ItemFeatures, float]]:
+    def draw(self, state: UserState, item_id: str, at: float, seed: int) -> list[tuple[ItemFeatures, float]]:
         """Different items that the user could be shown now in place of `item_id`, each with how many it stands for.
 
         By chance, from four strata as in `DRAWN`: of what the user took before (for versions that show it again), of the
@@ -120,10 +120,11 @@ class FrozenItems:
             self._by_popularity = np.argsort(-self._numbers()[:, POPULARITY], kind="stable")
         possible = table.showable(self._now)
         possible[[row for other in (item_id, *consumed(state)) if (row := table.row(other)) is not None]] = False
-        said = table.nearby(state, self._now)
+        said = table.nearby(state, at)
         there = table.showable(self._now)[said.rows] & (said.rows != table.row(item_id))
         own = said.rows[(said.said[:, TAKEN_BESIDE] > 0) & there]
         possible[own] = False
+        own = np.setdiff1d(own, [row for other in state["hidden"]["ids"] if (row := table.row(other)) is not None])
         near = said.among(possible)
         nearest = near.rows[np.argsort(-near.said[:, 0], kind="stable")[:STRATUM]]
         possible[nearest] = False

@@ -81,7 +81,7 @@ class Nearby(NamedTuple):
             return self
         union = np.union1d(self.rows, rows)
         said = self.at(union)
-        said[np.searchsorted(union, rows), TAKEN_BESIDE:] = np.stack([times, np.minimum(hours, LONG_AGO)], axis=1)
+        said[np.searchsorted(union, rows), TAKEN_BESIDE:] = np.minimum(np.stack([times, hours], axis=1), LONG_AGO)
         return Nearby(union, said)
 
     def among(self, chosen: np.ndarray) -> "Nearby":

@@ -193,14 +193,14 @@ class Learner:
 
     def _restart(self, version: str) -> None:
         version, start = self._load(version)
-        p = self.progress
+        p, repeats = self.progress, str(Repeats.of_version(start.manifest))
         self.weights, self.space, self.heads = Weights(start.model), start.space, start.heads
         self._examination = start.examination
         self.growth = Growth.begin(start.space, p.steps)
         self.reservoir.reread()
         p.parent, p.since, p.guard, p.running_loss = version, 0, Guard.new(), None
         p.known_until = p.learned_until = start.manifest.get("learned_until")
-        p.repeats = str(Repeats.of_version(start.manifest))
+        p.repeats = repeats
         pending, self.pending = self.pending, []
         for example in pending:  # fewer than a step, so none is completed
             self._sort(example)
