@@ -20,7 +20,7 @@ import json
 import multiprocessing
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,12 @@ from benchmarks.loop import Loop, seeded, start
 from feed import dataset, wire
 from feed.events import Event
 from feed.examples import Example, RaiseRate, Record
-from feed.features import FeatureSpace
 from feed.io.kafka import Record as LogRecord
 from feed.learning import state
 from feed.learning.learner import Learner
 from feed.learning.loss import Prepared
 from feed.learning.memory import Reservoir
 from feed.models import snapshot
-from feed.models.examination import Examination
 from feed.monitoring.alerts import Alert
 from feed.monitoring.drift import DriftMonitor
 from feed.ranking.arms import Policy
@@ -77,14 +75,7 @@ class Run:
 class Forgetful(Reservoir):
     """Nothing is learned again."""
 
-    def draw(
-        self,
-        n: int,
-        rng: np.random.Generator,
-        space: FeatureSpace,
-        examination: Examination | None = None,
-        repeats: bool = False,
-    ) -> list[Prepared]:
+    def draw(self, n: int, rng: np.random.Generator, read: Callable[[Example], Prepared]) -> list[Prepared]:
         """None."""
         return []
 

@@ -9,11 +9,13 @@ Between any two records its whole state can be saved (`feed.learning.state`) and
 A version trained on a log without views brings who looks (`feed.models.examination`); that goes on with what is learned from it
 until views say it: to the first example with a view that is newer than what the version knew.
 
-What is published is a moving average of the weights, w' += AVERAGING (w - w') after each step: the noise of single steps is not
-what is to be tried. Reference: Polyak and Juditsky 1992, SIAM J. Control and Optimization 30(4).
+What is published is a moving average of the weights, w' += AVERAGING (w - w') after each step: the noise of single steps is
+not what is to be tried. The fusion weights are not averaged (`feed.learning.fusion`). Reference: Polyak and Juditsky 1992,
+SIAM J. Control and Optimization 30(4).
 """
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -226,6 +228,10 @@ class Learner:
         else:
             self.pending.append(example)
 
+    def _reader(self) -> Callable[[Example], Prepared]:
+        """How examples are read just now."""
+        return functools.partial(prepare, space=self.space, examination=self.examination, repeats=self._repeats)
+
     def _step(self) -> Step | None:
         p = self.progress
         new, self.pending = self.pending, []
@@ -237,17 +243,17 @@ class Learner:
 
     def _try_to_descend(self, new: list[Example]) -> Step | None:
         """As `_descend`, of the examples that can be read, which are all that stays in `new`; a step that fails is refused."""
-        fresh = []
+        fresh, read = [], self._reader()
         for example in list(new):
             try:
-                fresh.append(prepare(example, self.space, self.examination, self._repeats))
+                fresh.append(read(example))
             except Exception as error:
                 self.set_aside.example(example, error)
                 new.remove(example)
         if not fresh:
             return None
         try:
-            return self._descend(new, fresh)
+            return self._descend(new, fresh, read)
         except Exception as error:
             why = f"it failed, which is a programming error: {last_line(error)}"
             log.error("a step failed", step=self.progress.steps, exc_info=error)
@@ -256,13 +262,13 @@ class Learner:
             self.progress.steps += 1
             return Step(math.nan, math.nan, math.nan, why)
 
-    def _descend(self, new: list[Example], fresh: list[Prepared]) -> Step:
+    def _descend(self, new: list[Example], fresh: list[Prepared], read: Callable[[Example], Prepared]) -> Step:
         p = self.progress
         rng = np.random.default_rng([p.seed, 2, p.steps])
         sampled = self.catalogue.draw(SAMPLED, rng)
         with torch.no_grad():
             fresh_loss = float(loss(self.weights.average, join(fresh, sampled, self.space)))
-        replayed = self.reservoir.draw(STEP, rng, self.space, self.examination, self._repeats)
+        replayed = self.reservoir.draw(STEP, rng, read)
         rows = join([*fresh, *replayed], sampled, self.space)
         with _chance(int(rng.integers(2**63))):
             found = loss(self.weights.live, rows)

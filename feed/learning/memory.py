@@ -7,17 +7,15 @@ replayed for some ten thousand examples and then forgotten, as it must be when t
 Reference: Aggarwal 2006, "On Biased Reservoir Sampling in the Presence of Stream Evolution", algorithm 3.1.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 import structlog
 
 from feed.examples import Example
-from feed.features import FeatureSpace
 from feed.features.frozen import ItemFeatures
 from feed.features.space import VOCABULARY_OF_BAG
-from feed.learning.loss import Prepared, prepare
-from feed.models.examination import Examination
+from feed.learning.loss import Prepared
 
 log = structlog.get_logger()
 
@@ -46,20 +44,13 @@ class Reservoir:
             self.examples[place] = example
             self._prepared.pop(place, None)
 
-    def draw(
-        self,
-        n: int,
-        rng: np.random.Generator,
-        space: FeatureSpace,
-        examination: Examination | None = None,
-        repeats: bool = False,
-    ) -> list[Prepared]:
-        """At most `n` different ones, as `space` and `examination` read them: the same two until `reread`."""
+    def draw(self, n: int, rng: np.random.Generator, read: Callable[[Example], Prepared]) -> list[Prepared]:
+        """At most `n` different ones, as `read` prepares them; it must read an example the same way until `reread`."""
         places = rng.permutation(len(self.examples))[:n].tolist()
         for place in places:
             if place not in self._prepared:
                 try:
-                    self._prepared[place] = prepare(self.examples[place], space, examination, repeats)
+                    self._prepared[place] = read(self.examples[place])
                 except Exception as error:
                     log.error(
                         "an example of the reservoir is passed over", example=self.examples[place].example_id, exc_info=error

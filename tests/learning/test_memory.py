@@ -1,11 +1,13 @@
 """What is kept of earlier records is bounded, and forgets as it says."""
 
+import functools
 import math
 
 import msgspec
 import numpy as np
 
 from feed.learning import memory
+from feed.learning.loss import prepare
 from feed.learning.memory import ENTERS, RESERVOIR, Catalogue, Reservoir
 from tests.learning import taught
 from tests.learning.taught import example
@@ -30,10 +32,10 @@ def test_the_same_examples_give_the_same_reservoir_and_others_are_drawn_without_
         return reservoir
 
     assert filled().examples == filled().examples
-    space = taught.world()[1].space
-    drawn = filled().draw(64, np.random.default_rng(0), space)
+    read = functools.partial(prepare, space=taught.world()[1].space)
+    drawn = filled().draw(64, np.random.default_rng(0), read)
     assert len({id(one) for one in drawn}) == 64
-    assert len(filled().draw(1000, np.random.default_rng(0), space)) == 300
+    assert len(filled().draw(1000, np.random.default_rng(0), read)) == 300
 
 
 def test_the_catalogue_keeps_the_items_seen_last_as_they_were_then(monkeypatch):
