@@ -24,7 +24,7 @@ from feed.features import Inputs
 from feed.features.near import columns
 from feed.learning.loss import Prepared
 from feed.models.fusion import CONSTANT
-from feed.models.two_tower import NEAR_OF_LOGIT, VECTOR, TwoTower
+from feed.models.two_tower import TwoTower, score_columns
 
 RATE = 0.2
 FORGETS = 1 / 20_000  # a positive's share of G
@@ -36,16 +36,14 @@ def learn(model: TwoTower, organic: Sequence[Prepared]) -> None:
     """Move `model.fusion` and `model.fusion_squares` by organic examples."""
     if not organic:
         return
-    users = model.user_logits(Inputs.concat([one.user for one in organic])).numpy()
-    items = model.item_logits(Inputs.concat([one.items for one in organic])).numpy()
-    ends = np.cumsum([len(one.positive) for one in organic])
+    users = model.user_logits(Inputs.concat([one.user for one in organic]))
+    items = torch.split(model.item_logits(Inputs.concat([one.items for one in organic])), [len(one.items) for one in organic])
     fusion, squares = model.fusion.double().numpy(), model.fusion_squares.double().numpy()
-    for u, v, one in zip(users, np.split(items, ends[:-1]), organic, strict=True):
+    for u, v, one in zip(users, items, organic, strict=True):
         if not one.positive[0] or not one.drawn.any():
             continue
-        near, segment = columns(one.near), int(one.user.segment[0])
-        logits = v @ u[:VECTOR] + near[:, :NEAR_OF_LOGIT] @ u[VECTOR:]
-        x = np.concatenate([logits[:, None], one.items.prior, near], axis=1).astype(np.float64)
+        segment, near = int(one.user.segment[0]), torch.from_numpy(columns(one.near))
+        x = score_columns(u, v, torch.from_numpy(one.items.prior), near).double().numpy()
         own, drawn = x[0], one.drawn > 0
         scores = np.append(own @ fusion[segment], x[drawn] @ fusion[segment] + np.log(one.drawn[drawn]))
         shares = np.exp(scores - scores.max())

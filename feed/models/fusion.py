@@ -27,7 +27,7 @@ from feed.features import BatchState, FeatureSpace, kept_away, own_items
 from feed.features.near import columns
 from feed.features.space import SEGMENTS
 from feed.models.pairs import Folded, Log, Pair, replay, visits_of
-from feed.models.two_tower import FUSED, NEAR, NEAR_OF_LOGIT, VECTOR, TwoTower, logit_alone
+from feed.models.two_tower import FUSED, NEAR, VECTOR, TwoTower, logit_alone, score_columns
 from feed.repeats import Repeats
 
 POSITIVES = 2000  # the newest ones that weights are fitted to
@@ -92,8 +92,7 @@ def collect(
             inputs = space.user_inputs([state.user(pair.user_id)], pair.at)
             u = model.user_logits(inputs)[0]
             near = torch.from_numpy(columns(table.nearby(state.user(pair.user_id), pair.at).at(rows)))
-            logits = vectors[rows] @ u[:VECTOR] + near[:, :NEAR_OF_LOGIT] @ u[VECTOR:]
-            x = torch.cat([logits[:, None], torch.from_numpy(table.prior(pair.at, rows)), near], dim=1)
+            x = score_columns(u, vectors[rows], torch.from_numpy(table.prior(pair.at, rows)), near)
             found.append((x, stands_for, int(inputs.segment[0]), _propensity(log, pair), len(skipped), user))
     xs, stands, *rest = zip(*found, strict=True) if found else ((),) * 6
     return Choices(

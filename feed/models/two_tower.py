@@ -45,8 +45,8 @@ WIDTH = VECTOR + PRIOR + NEAR
 OF_PRIOR = slice(VECTOR, VECTOR + PRIOR)  # places in a vector
 OF_LOGIT = torch.zeros(WIDTH)  # 1 where the logit's numbers are
 OF_LOGIT[:VECTOR] = OF_LOGIT[WIDTH - NEAR : WIDTH - NEAR + NEAR_OF_LOGIT] = 1.0
-FUSED = 1 + PRIOR + NEAR  # the logit, the item prior, co-visitation
-MIX = 3.0  # a step moves a weight of the mixture as far as three others
+FUSED = 1 + PRIOR + NEAR  # the logit, the item prior, what the history says
+MIX = 3.0  # a step moves a weight of co-visitation as far as three others
 SMALL = 8  # width of the tables that only one tower reads
 DROPOUT = 0.3
 GATE = 10.0
@@ -106,7 +106,7 @@ class TwoTower(nn.Module):
         return F.pad(torch.cat([self.item_logits(items), torch.from_numpy(items.prior)], dim=1), (0, NEAR))
 
     def user_logits(self, users: Inputs) -> Tensor:
-        """What the logit needs of the users: float32 (n, 66), u and w + w_s."""
+        """What the logit needs of the users: float32 (n, VECTOR + NEAR_OF_LOGIT), u and w + w_s."""
         weights = MIX * (self.mix[0] + F.embedding(torch.from_numpy(users.segment), self.mix[1:]))
         return torch.cat([self._vectors(self.user_tower, users), weights], dim=1)
 
@@ -153,13 +153,23 @@ def scores(users: Tensor, items: Tensor, near: Sequence[Nearby]) -> Tensor:
 
 
 def fuse(users: Tensor, fusion: Tensor) -> Tensor:
-    """What the logit needs of n users, (n, 66), with fusion weights of each, (n, FUSED) -> vectors (n, WIDTH)."""
+    """What the logit needs of n users, as `user_logits`, with fusion weights of each, (n, FUSED) -> vectors (n, WIDTH)."""
     a, p, c = fusion[:, :1], fusion[:, 1:-NEAR], fusion[:, -NEAR:]
     return torch.cat([a * users[:, :VECTOR], p, F.pad(a * users[:, VECTOR:], (0, NEAR - NEAR_OF_LOGIT)) + c], dim=1)
 
 
+def score_columns(user: Tensor, items: Tensor, prior: Tensor, near: Tensor) -> Tensor:
+    """What the fusion weights weigh, float32 (m, FUSED), for one user and m items.
+
+    `user` (VECTOR + NEAR_OF_LOGIT,) as `user_logits`, `items` (m, VECTOR) as `item_logits`, `prior` (m, PRIOR), and `near`
+    (m, NEAR), the columns of `feed.features.near`.
+    """
+    logits = items @ user[:VECTOR] + near[:, :NEAR_OF_LOGIT] @ user[VECTOR:]
+    return torch.cat([logits[:, None], prior, near], dim=1)
+
+
 def near_logits(users: Tensor, near: Tensor) -> Tensor:
-    """What co-visitation adds to logits: `users` (..., 66) as `user_logits`, `near` (..., m, 2) the first form -> (..., m)."""
+    """What co-visitation adds: `users` as `user_logits`, `near` (..., m, NEAR_OF_LOGIT) the first form -> (..., m)."""
     return (users[..., None, VECTOR:] * near).sum(dim=-1)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -5,8 +6,8 @@ import pytest
 import torch
 
 from feed.features import Inputs, InputSpec
-from feed.features.near import Nearby, first_form
-from feed.models.two_tower import NEAR, PRIOR, WIDTH, TwoTower, near_logits, scores
+from feed.features.near import Nearby, columns, first_form
+from feed.models.two_tower import NEAR, PRIOR, WIDTH, TwoTower, near_logits, score_columns, scores
 
 USERS = InputSpec(("age",), (("country", "user.country"),), (("categories", "category"), ("tags", "tag"), ("recent", "item")))
 ITEMS = InputSpec(("clicks", "fresh"), (("category", "category"), ("item", "item")), (("tags", "tag"),))
@@ -86,6 +87,21 @@ def test_the_score_adds_logit_prior_and_co_visitation_with_the_weights_of_the_us
         expected = 2 * logit + 0.1 * PRIOR * 0.5 + torch.tensor([0.0, 1.5 + 0.5 * math.log(4) - 0.25 * math.log(6)])
         torch.testing.assert_close(scores(u, v, [said]), expected)
         torch.testing.assert_close(scores(elsewhere, v, [said]), logit)
+
+
+def test_the_columns_weighed_by_fusion_weights_are_the_score(model):
+    """In the order in which both fits of the weights and the vectors of feeds read them."""
+    rng, drawn = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    user, made = users([[1]], segment=1), items([1, 2, 3], prior=0.5)
+    made = dataclasses.replace(made, prior=rng.random(made.prior.shape).astype(np.float32))
+    said = Nearby(np.arange(3), rng.random((3, 4)).astype(np.float32))
+    with torch.no_grad():
+        model.mix.copy_(torch.randn(model.mix.shape, generator=drawn))
+        model.fusion.copy_(torch.randn(model.fusion.shape, generator=drawn))
+        near, prior = torch.from_numpy(columns(said.said)), torch.from_numpy(made.prior)
+        x = score_columns(model.user_logits(user)[0], model.item_logits(made), prior, near)
+        score = scores(model.user_vectors(user), model.item_vectors(made), [said])[0]
+    torch.testing.assert_close(x @ model.fusion[1], score, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_of_a_bag_changes_nothing(model):
