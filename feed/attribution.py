@@ -33,6 +33,7 @@ from msgspec import Raw, Struct
 from feed.events import Engagement, Event, Impression, View, kind
 from feed.examples import Example, Row
 from feed.features.frozen import FrozenItems, freeze_user
+from feed.features.near import Nearby
 from feed.features.user import SAME_OCCASION, UserState, consumed
 
 WINDOWS = 20  # open at once of one user; one more closes the oldest
@@ -193,7 +194,7 @@ class Attribution:
             return
         rows = [Row(self._items[s.item_id], s.position, s.score, s.propensity, s.source) for s in event.items]
         earlier_ones = [w for w in pending.windows if w.request == request and not self._over(w)]
-        window = self._open(pending, event, state, offset, request, rows, before)
+        window = self._open(pending, event, state, self._items.nearby(state, event.at), offset, request, rows, before)
         for earlier in earlier_ones:
             if earlier.items[0] in window.items:
                 window.take_over(earlier)
@@ -208,16 +209,17 @@ class Attribution:
         elif event.request_id is not None and self._known(pending, event.request_id):
             self._late += 1
         elif event.request_id is not None:
-            rows = [Row(self._items[event.item_id])]
-            window = self._open(pending, event, state, offset, event.request_id, rows, before, organic=True)
+            rows, said = [Row(self._items[event.item_id])], self._items.nearby(state, event.at)
+            window = self._open(pending, event, state, said, offset, event.request_id, rows, before, organic=True)
             window.waits = True
             window.join(event)
         elif event.at < before - self._seconds:
             self._late += 1
         elif (again := _taken_before(event, state)) or event.item_id not in consumed(state):
-            drawn = self._items.draw(state, event.item_id, event.at, crc32(event.event_id.encode()))
+            said = self._items.nearby(state, event.at)
+            drawn = self._items.draw(state, said, event.item_id, crc32(event.event_id.encode()))
             rows = [Row(self._items[event.item_id]), *(Row(item, stands_for=n) for item, n in drawn)]
-            self._open(pending, event, state, offset, event.event_id, rows, before, organic=True, again=again).join(event)
+            self._open(pending, event, state, said, offset, event.event_id, rows, before, organic=True, again=again).join(event)
 
     def _window_of(self, pending: Pending, event: Engagement) -> Window | None:
         """The open window whose item this is; organic ones only by the item that opened them."""
@@ -232,6 +234,7 @@ class Attribution:
         pending: Pending,
         event: Event,
         state: UserState,
+        said: Nearby,
         offset: int,
         request: str,
         rows: Sequence[Row],
@@ -240,7 +243,7 @@ class Attribution:
         again: bool = False,
     ) -> Window:
         items = tuple(row.item.item_id for row in rows)
-        nearest, near = self._items.near(state, items, event.at)
+        nearest, near = self._items.near(said, items)
         example = Example(
             source=self._source, sequence=offset, example_id=request, at=event.at,
             user=msgspec.structs.replace(freeze_user(state, event.at), near=nearest),

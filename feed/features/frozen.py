@@ -32,8 +32,8 @@ _BAG_FEATURES = {feature.name: feature for feature in user_features.USER_FEATURE
 class UserFeatures(Struct, frozen=True):
     """A user at one moment: `numeric` in the order of `feed.features.user.NUMERIC`; `bags`: weighted tokens, strongest first.
 
-    `recent` among the bags is the history: the newest positive first. `near`: the `NEAREST` items of which that history says
-    most, with x and y of `feed.features.near`; of all others it counts as saying nothing. That does for drawn items and for
+    `recent` among the bags: the newest positive first. `near`: the `NEAREST` items of which the user's history says most, with
+    x and y of `feed.features.near`; of all others it counts as saying nothing. That does for drawn items and for
     rankings of the catalogue, not for what an example shows: learned from these alone, also with twice as many, a tenth of the
     quality is lost. So an example's rows have their own values.
     """
@@ -94,9 +94,12 @@ class FrozenItems:
             frozen = self._frozen[item_id] = self._freeze(item_id)
         return frozen
 
-    def near(self, state: UserState, item_ids: Sequence[str], at: float) -> tuple[tuple[NearItem, ...], list[Told]]:
-        """What the history says at `at`: of the `NEAREST` items of which it says most (ties by id), and of the given ones."""
-        said = self._table.nearby(state, at)
+    def nearby(self, state: UserState, at: float) -> Nearby:
+        """What the user's history says at `at` (seconds since 1970)."""
+        return self._table.nearby(state, at)
+
+    def near(self, said: Nearby, item_ids: Sequence[str]) -> tuple[tuple[NearItem, ...], list[Told]]:
+        """What the history has `said` of the `NEAREST` items of which it says most (ties by id), and of the given ones."""
         rows = [self._table.row(item_id) for item_id in item_ids]
         own = _rounded(said.at(np.array([-1 if row is None else row for row in rows], np.int64)))
         most, strongest = said.said[:, 0], said.rows[said.said[:, 0] > 0]
@@ -107,8 +110,10 @@ class FrozenItems:
         entries = [(self._table.ids[row], together, after) for row, (together, after, *_) in named]
         return tuple(sorted(entries, key=lambda entry: (-entry[1], entry[0]))[:NEAREST]), own
 
-    def draw(self, state: UserState, item_id: str, at: float, seed: int) -> list[tuple[ItemFeatures, float]]:
+    def draw(self, state: UserState, said: Nearby, item_id: str, seed: int) -> list[tuple[ItemFeatures, float]]:
         """Different items that the user could be shown now in place of `item_id`, each with how many it stands for.
+
+        `said`: by the user's history, at the time of the engagement.
 
         By chance, from four strata as in `DRAWN`: of what the user took before (for versions that show it again), of the
         `STRATUM` others of which the history says most, of the `STRATUM` that are then most popular, and of the rest. Drawn
@@ -118,10 +123,10 @@ class FrozenItems:
         table = self._table
         if self._by_popularity is None:
             self._by_popularity = np.argsort(-self._numbers()[:, POPULARITY], kind="stable")
-        possible = table.showable(self._now)
+        showable = table.showable(self._now)
+        possible = showable.copy()
         possible[[row for other in (item_id, *consumed(state)) if (row := table.row(other)) is not None]] = False
-        said = table.nearby(state, at)
-        there = table.showable(self._now)[said.rows] & (said.rows != table.row(item_id))
+        there = showable[said.rows] & (said.rows != table.row(item_id))
         own = said.rows[(said.said[:, TAKEN_BESIDE] > 0) & there]
         possible[own] = False
         own = np.setdiff1d(own, [row for other in state["hidden"]["ids"] if (row := table.row(other)) is not None])

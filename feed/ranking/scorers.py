@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from feed.errors import BadModel
-from feed.features import UserState
+from feed.features import Inputs, UserState
 from feed.features.near import Nearby
 from feed.features.user import CATEGORIES
 from feed.models.snapshot import Snapshot
@@ -18,10 +18,10 @@ from feed.ranking.index import Index
 FRESH_SECONDS = 2 * 86_400.0
 
 
-def user_vectors(snapshot: Snapshot, states: Sequence[UserState], now: float) -> Tensor:
-    """The model's vectors of users, float32 (users, WIDTH). Raises `BadModel` if they are not finite."""
+def user_vectors(snapshot: Snapshot, inputs: Inputs) -> Tensor:
+    """The model's vectors of users with these inputs, float32 (users, WIDTH). Raises `BadModel` if they are not finite."""
     with torch.inference_mode():
-        users = snapshot.model.user_vectors(snapshot.space.user_inputs(states, now))
+        users = snapshot.model.user_vectors(inputs)
     if not bool(torch.isfinite(users).all()):
         raise BadModel("the model's user vectors are not finite: train anew with `python offline/bootstrap.py`")
     return users
@@ -33,12 +33,10 @@ def logits(users: Tensor, items: Tensor, near: Sequence[Nearby]) -> np.ndarray:
         return np.asarray(scores(users, items, near).numpy())
 
 
-def value(
-    snapshot: Snapshot, states: Sequence[UserState], now: float, items: Tensor, near: Sequence[Nearby], objective: Objective
-) -> np.ndarray:
+def value(snapshot: Snapshot, inputs: Inputs, items: Tensor, near: Sequence[Nearby], objective: Objective) -> np.ndarray:
     """sum_k weight_k P_k of these users for items (n, WIDTH), float32 (users, n); there is a head for each weight."""
     with torch.inference_mode():
-        users, total = snapshot.model.terms(snapshot.space.user_inputs(states, now)), torch.zeros(len(states), len(items))
+        users, total = snapshot.model.terms(inputs), torch.zeros(len(inputs), len(items))
         for task, weight in objective.weights:
             total.add_(snapshot.heads[task].logits(users, items, near).sigmoid_(), alpha=weight)
         return np.asarray(total.numpy())

@@ -48,12 +48,13 @@ def candidates(snapshot: Snapshot, index: Index, states: Sequence[UserState], no
     """
     rows, repeats = sources.catalogue(index), policy.repeats_of(snapshot.manifest)
     eligible = filters.showable(index, rows, now) & filters.not_kept_away(index, rows, states, now, repeats)
-    users, near = scorers.user_vectors(snapshot, states, now), [index.table.nearby(state, now) for state in states]
+    inputs, near = snapshot.space.user_inputs(states, now), [index.table.nearby(state, now) for state in states]
+    users = scorers.user_vectors(snapshot, inputs)
     logits, popularity = scorers.logits(users, index.vectors, near)[:, rows], scorers.popularity(index, rows)
     objective = policy.objective.among(snapshot.heads)
     value = logits
     if objective.weights:
-        value = scorers.value(snapshot, states, now, index.vectors, near, objective)[:, rows]
+        value = scorers.value(snapshot, inputs, index.vectors, near, objective)[:, rows]
     if policy.popularity_correction:
         value = value - policy.popularity_correction * scorers.log_popularity(popularity)
     return Candidates(

@@ -278,9 +278,8 @@ def test_what_is_collected_weighs_up_to_the_scores_of_a_feed_at_that_moment(coll
     assert len(set(of.segment.tolist())) > 1
     for k, (stop, state) in enumerate(replay(log, [pair.event for pair in pairs])):
         user, at, table = state.user(pairs[k].user_id), log.events[stop].at, state.items
-        feed = scorers.logits(
-            scorers.user_vectors(trained, [user], at), Index.of(trained, table, at).vectors, [table.nearby(user, at)]
-        )[0]
+        u = scorers.user_vectors(trained, trained.space.user_inputs([user], at))
+        feed = scorers.logits(u, Index.of(trained, table, at).vectors, [table.nearby(user, at)])[0]
         own = table.row(pairs[k].item_id)
         possible = table.showable(at)
         possible[[own, *(table.row(item_id) for item_id in consumed(user))]] = False

@@ -14,7 +14,7 @@ ALL_ITEMS = [ITEMS[str(k)] for k in range(60)]
 IDS = [str(k) for k in range(60)]
 USERS, NEAR = [], []  # of each user what the history says of all items
 for _u in range(120):
-    _nearest, _near = ITEMS.near(STATE.user(str(_u)), IDS, NOW)
+    _nearest, _near = ITEMS.near(ITEMS.nearby(STATE.user(str(_u)), NOW), IDS)
     USERS.append(msgspec.structs.replace(freeze_user(STATE.user(str(_u)), NOW), near=_nearest))
     NEAR.append(_near)
 TRUTH = snapshot(STATE, seed=0)  # whom the clicks follow

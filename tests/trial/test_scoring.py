@@ -75,7 +75,10 @@ def in_a_feed(state, trained) -> np.ndarray:
 
 def of_all(state, trained) -> np.ndarray:
     """The scores of all items for user 7 in a feed, by their numbers."""
-    users, index = scorers.user_vectors(trained, [state.user("7")], NOW), Index.of(trained, state.items, NOW)
+    users, index = (
+        scorers.user_vectors(trained, trained.space.user_inputs([state.user("7")], NOW)),
+        Index.of(trained, state.items, NOW),
+    )
     return scorers.logits(users, index.vectors, [state.items.nearby(state.user("7"), NOW)])[0, rows_of(state)]
 
 
@@ -86,7 +89,7 @@ def by_the_strongest(state, trained, example) -> np.ndarray:
 
 def of_all_by_the_strongest(state, trained, example) -> np.ndarray:
     """The same, without what the history says beyond the strongest that an example keeps, and of what the user took."""
-    u = scorers.user_vectors(trained, [state.user("7")], NOW)[0, -NEAR:].numpy()
+    u = scorers.user_vectors(trained, trained.space.user_inputs([state.user("7")], NOW))[0, -NEAR:].numpy()
     strongest = {item_id for item_id, *_ in example.user.near}
     beyond = np.array([str(k) not in strongest for k in range(ITEMS)])
     read = columns(state.items.nearby(state.user("7"), NOW).at(rows_of(state)))
