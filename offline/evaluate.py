@@ -32,6 +32,7 @@ from feed.evaluation.rows import Log, load
 from feed.evaluation.slices import Slice, slices
 from feed.evaluation.tuning import Trial, search
 from feed.events import KINDS, POSITIVES, utc
+from offline.findings import interval
 from offline.served import Served
 
 TEST_RUNS = Path(__file__).resolve().parents[1] / "docs" / "test-runs.md"
@@ -174,7 +175,7 @@ def count(path: Path, folder: str, result: dict[str, Any]) -> tuple[int, int]:
     how.append(f"seed {ran['seed']}")
     cells = [
         str(number), utc(time.time()).strftime("%Y-%m-%d %H:%M"), ran["commit"], f"{folder.replace('|', '/')} {ran['data']}",
-        f"{ran['model']}: {', '.join(part for part in how if part)}", _figure(figure) if figure else "no targets",
+        f"{ran['model']}: {', '.join(part for part in how if part)}", interval(figure) if figure else "no targets",
     ]  # fmt: skip
     path.parent.mkdir(exist_ok=True)  # an installation without the documents
     path.write_text(lines + "| " + " | ".join(cells) + " |\n")
@@ -191,7 +192,7 @@ def tables(result: dict[str, Any], console: Console) -> None:
         shown.add_row(name.replace("_", " "), *cells, f"{summary['rankings']:,}")
     console.print(shown)
     if figures["auc_shown"]:
-        console.print(f"AUC per user over shown items: {_figure(figures['auc_shown'])}", highlight=False)
+        console.print(f"AUC per user over shown items: {interval(figures['auc_shown'])}", highlight=False)
     novelty = "" if figures["novelty"] is None else f", novelty {figures['novelty']:.2f} bits"
     console.print(
         f"coverage {figures['coverage']:.3f}{novelty}; fit {figures['seconds'].get('fit', 0):.2f} s, "
@@ -208,7 +209,7 @@ def compare(a: Path, b: Path, seed: int, console: Console) -> None:
     shown = Table("", str(a), str(b), "a - b", title="Means, paired difference with 95 % interval over users")
     for name, figure in report.compare(left, right, seed).items():
         means = (f"{ranking.values[name][~pd.isna(ranking.values[name])].mean():.4f}" for ranking in (left, right))
-        shown.add_row(LABELS[name], *means, _figure(figure, "+"))
+        shown.add_row(LABELS[name], *means, interval(figure, "+"))
     console.print(shown)
 
 
@@ -318,10 +319,6 @@ def _time(option: str, given: str | None) -> float | None:
 
 def _words(parameters: Parameters) -> str:
     return " ".join(f"{name}={value}" for name, value in parameters.items())
-
-
-def _figure(figure: dict[str, float], sign: str = "") -> str:
-    return f"{figure['mean']:{sign}.4f} ({figure['low']:{sign}.4f} – {figure['high']:{sign}.4f})"
 
 
 def _short(figure: dict[str, float]) -> str:

@@ -3,7 +3,8 @@
 from rich.table import Table
 
 from feed.evaluation import ablation
-from feed.evaluation.ablation import Comparison, Figure
+from feed.evaluation.ablation import Comparison
+from feed.evaluation.metrics import Figure
 
 Figures = dict[str, dict[str, Figure]]  # by name, by figure
 
@@ -14,9 +15,9 @@ SCORE = {
 }
 
 
-def interval(figure: Figure) -> str:
-    """Mean, and 95 % interval in brackets."""
-    return f"{figure['mean']:.4f} ({figure['low']:.4f} – {figure['high']:.4f})"
+def interval(figure: Figure, sign: str = "") -> str:
+    """Mean, and 95 % interval in brackets; `sign` "+": a plus before what is above 0."""
+    return f"{figure['mean']:{sign}.4f} ({figure['low']:{sign}.4f} – {figure['high']:{sign}.4f})"
 
 
 def verdict(compared: Comparison, figures: Figures) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from feed.evaluation import holdout, metrics
 from feed.evaluation.holdout import Visits
+from feed.evaluation.metrics import Figure
 from feed.features.counts import DAY, HALF_LIVES
 from feed.models.fusion import CONSTANT
 from feed.models.two_tower import FUSED, NEAR, TwoTower, fuse, logit_alone, scores
@@ -22,7 +23,6 @@ FEWEST_USERS = 20  # an interval over fewer proves nothing
 PARTS = {"logit": slice(0, 1), "prior": slice(1, FUSED - NEAR), "near": slice(FUSED - NEAR, FUSED)}
 SERVED, POPULAR, DECAYED = "served", "popular", "decayed-popular"
 
-Figure = dict[str, float]  # mean, low, high
 Scorer = Callable[[Visits], Mapping[str, np.ndarray]]  # float (q, m) by name
 
 
@@ -41,7 +41,7 @@ class Comparison:
 
 
 def variants(fusion: Tensor) -> dict[str, Tensor]:
-    """Fusion weights (3, FUSED) by name: what serves, each part alone, and all but each; what serves only, if it has one part.
+    """Fusion weights (3, FUSED) by name: what serves, each part alone, and all but each; of the logit, only itself.
 
     The logit alone is shown also where the score leaves it out.
     """
@@ -116,12 +116,12 @@ def compare(
     best = max(lists, key=lambda name: lists[name].mean())
     users = users_of(measured)
     return Comparison(
-        {name: interval(values, users, seed) for name, values in rows.items()},
+        {name: metrics.figure(values, users, seed) for name, values in rows.items()},
         float(HALF_LIVES[half_life]),
         best,
-        interval(now[SERVED] - lists[best], users, seed),
+        metrics.figure(now[SERVED] - lists[best], users, seed),
         quick,
-        interval(now[SERVED] - now[quick], users, seed) if quick else None,
+        metrics.figure(now[SERVED] - now[quick], users, seed) if quick else None,
         len(np.unique(users)),
     )
 
@@ -136,11 +136,11 @@ def better_list(model: TwoTower, judged: Sequence[Visits], seed: int) -> tuple[i
     of = ndcg(judged, [lambda visits: of_model(model, by, visits), of_lists], seed)
     users = users_of(judged)
     half_life = best_half_life(of)
-    ahead = interval(of[str(half_life)] - of[SERVED], users, seed)
+    ahead = metrics.figure(of[str(half_life)] - of[SERVED], users, seed)
     if len(np.unique(users)) < FEWEST_USERS or not ahead["low"] > 0:
         return None
     harm = np.concatenate([_auc_among_viewed(model, visits, half_life) for visits in judged])
-    if not np.isnan(harm).all() and interval(harm, users, seed)["low"] > 0:
+    if not np.isnan(harm).all() and metrics.figure(harm, users, seed)["low"] > 0:
         return None
     return half_life, ahead
 
@@ -157,12 +157,6 @@ def _auc_among_viewed(model: TwoTower, visits: Visits, half_life: int) -> np.nda
 def users_of(groups: Sequence[Visits]) -> np.ndarray:
     """The user of each visit."""
     return np.array([user for visits in groups for user in visits.user_ids])
-
-
-def interval(values: np.ndarray, users: np.ndarray, seed: int) -> Figure:
-    """The mean with its 95 % interval over users."""
-    mean, low, high = metrics.mean_interval(values, users, seed=seed)
-    return {"mean": mean, "low": low, "high": high}
 
 
 def span(seconds: float) -> str:

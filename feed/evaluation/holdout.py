@@ -79,8 +79,7 @@ def summary(groups: Sequence[Visits], score: Score, seed: int) -> dict[str, dict
     for name, values in per_visit(groups, score, seed).items():
         if np.isnan(values).all():
             continue
-        mean, low, high = metrics.mean_interval(values, users, seed=seed)
-        figures[name] = {"mean": mean, "low": low, "high": high}
+        figures[name] = metrics.figure(values, users, seed)
     return figures
 
 

@@ -5,6 +5,8 @@ Rankings enter as `hits`, bool (n, k): is the item at this place, best first, re
 
 import numpy as np
 
+Figure = dict[str, float]  # mean, low, high
+
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve: P(s+ > s-) + P(s+ = s-) / 2 for a random positive and a random negative.
@@ -125,6 +127,12 @@ def mean_interval(
     return ratio_interval(
         np.bincount(row, values[known]), np.bincount(row).astype(np.float64), seed=seed, draws=draws, level=level
     )
+
+
+def figure(values: np.ndarray, users: np.ndarray, seed: int) -> Figure:
+    """The `mean` of `values` (n,), and `low` and `high` of its 95 % interval over `users` (n,), as `mean_interval`."""
+    mean, low, high = mean_interval(values, users, seed=seed)
+    return {"mean": mean, "low": low, "high": high}
 
 
 def gini(counts: np.ndarray) -> float:

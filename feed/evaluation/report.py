@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 
 from feed.evaluation import metrics
+from feed.evaluation.metrics import Figure
 from feed.evaluation.protocol import Outcome
 from feed.evaluation.ranking import NAMES, Ranking
 from feed.evaluation.rows import Log
 from feed.evaluation.slices import Slice
 
 TOP = 10
-Figure = dict[str, float]
 Figures = dict[str, Any]
 
 
@@ -44,7 +44,7 @@ def summary(ranking: Ranking, seed: int) -> Figures:
     about: Figures = {"rankings": len(ranking), "users": len(np.unique(ranking.user))}
     for name in NAMES:
         if not np.isnan(ranking.values[name]).all():
-            about[name] = _figure(ranking.values[name], ranking.user, seed)
+            about[name] = metrics.figure(ranking.values[name], ranking.user, seed)
     return about
 
 
@@ -54,7 +54,7 @@ def auc_shown(user: np.ndarray, scores: np.ndarray, labels: np.ndarray, seed: in
     `user` int, `scores` float, `labels` bool (s,). See `metrics.auc_by_user`.
     """
     values = metrics.auc_by_user(scores, labels, user)
-    return _figure(values, np.arange(len(values)), seed) if len(values) else None
+    return metrics.figure(values, np.arange(len(values)), seed) if len(values) else None
 
 
 def coverage(ranking: Ranking, log: Log, part: Slice) -> float:
@@ -85,15 +85,10 @@ def novelty(ranking: Ranking, log: Log, part: Slice) -> float | None:
 def compare(a: Ranking, b: Ranking, seed: int) -> dict[str, Figure]:
     """For each name the mean of a - b over the targets, paired, with its interval; both rank the same targets."""
     return {
-        name: _figure(a.values[name] - b.values[name], a.user, seed)
+        name: metrics.figure(a.values[name] - b.values[name], a.user, seed)
         for name in NAMES
         if not np.isnan(a.values[name] - b.values[name]).all()
     }
-
-
-def _figure(values: np.ndarray, users: np.ndarray, seed: int) -> Figure:
-    mean, low, high = metrics.mean_interval(values, users, seed=seed)
-    return {"mean": mean, "low": low, "high": high}
 
 
 def _speed(outcome: Outcome) -> Figures:
