@@ -5,7 +5,7 @@
     24h                        it may from 24 hours after it was last taken
     groceries=3d, music=0      by category; all others as the part without a name says, and without one never
 
-To take is to click, like, share or comment. What was hidden never comes back, and what was only viewed does not under any rule.
+To take is a positive (click, like, ...). What was hidden never comes back, and what was only viewed does not under any rule.
 """
 
 import math

@@ -197,7 +197,7 @@ class Recent(UserFeature):
 
 
 def takes(event: Event) -> TypeGuard[Engagement]:
-    """Whether the user chose the item: clicked, liked, shared or commented, or came to it without a feed that showed it."""
+    """Whether the user chose the item: by a positive (click, like, ...), or without a feed that showed it."""
     if not isinstance(event, Engagement) or kind(event) in NEGATIVES:
         return False
     return kind(event) in POSITIVES or event.request_id is None
@@ -218,7 +218,7 @@ class Chosen(UserFeature):
 
 
 class Positives(UserFeature):
-    """What was clicked, liked, shared or commented on: {item id: [times, time of the last]}, in whole seconds since 1970.
+    """Positives by item: {item id: [times, time of the last]}, in whole seconds since 1970.
 
     Positives that follow one another within `SAME_OCCASION` count once. Of more than `POSITIVE_ITEMS` items the one whose last
     positive is oldest goes first (ties: the smallest id), so at most 33 bytes and an id each.
