@@ -15,7 +15,6 @@ SIAM J. Control and Optimization 30(4).
 """
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -230,7 +229,8 @@ class Learner:
 
     def _reader(self) -> Callable[[Example], Prepared]:
         """How examples are read just now."""
-        return functools.partial(prepare, space=self.space, examination=self.examination, repeats=self._repeats)
+        space, examination, repeats = self.space, self.examination, self._repeats
+        return lambda example: prepare(example, space, examination, repeats)
 
     def _step(self) -> Step | None:
         p = self.progress
